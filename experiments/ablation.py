@@ -1,0 +1,67 @@
+"""From the published network to ours, one change at a time: test accuracy after 24 epochs.
+
+    python experiments/ablation.py [ROW ...]
+
+Runs the rows named (default: all) that ablation.csv lacks, then draws images/ablation.png.
+Stopped, it goes on with the next run when started again.
+"""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from harness import Setting, read, run_all
+
+CSV = Path(__file__).with_name("ablation.csv")
+FIGURE = Path(__file__).parents[1] / "images" / "ablation.png"
+
+OURS = Setting("ours")
+PUBLISHED = replace(
+    OURS, name="published", stem="stride 1", attention="per batch", init="default", max_lr=0.005, augment=False
+)
+PER_IMAGE = replace(PUBLISHED, name="+ attention per image", attention="per image")
+POOLED = replace(PER_IMAGE, name="+ overlapping max-pools", stem="max-pools")
+KEYED = replace(POOLED, name="+ our initialisation", init="key")
+FASTER = replace(KEYED, name=f"+ max_lr {OURS.max_lr}", max_lr=OURS.max_lr)
+ROWS = {  # setting: number of seeds; "ours" is the row above it with flip and crop
+    OURS: 5,
+    replace(OURS, name="no blocks", blocks=0): 5,
+    PUBLISHED: 1,
+    PER_IMAGE: 1,
+    POOLED: 3,
+    KEYED: 3,
+    FASTER: 3,
+    replace(OURS, name="one block", blocks=1): 3,
+    replace(OURS, name="two blocks", blocks=2): 3,
+    replace(OURS, name="three blocks", blocks=3): 3,
+    replace(OURS, name="ours with residuals", residual=True): 3,
+}
+ORDER = [PUBLISHED, PER_IMAGE, POOLED, KEYED, FASTER, OURS, *(s for s in ROWS if s.blocks < 4 or s.residual)]
+
+
+def draw(rows):
+    """Mean test accuracy of each row as a bar, every run as a dot."""
+    runs = {s.name: [float(r["accuracy"]) for r in rows if r["name"] == s.name] for s in ORDER}
+    runs = {name: values for name, values in runs.items() if values}
+    figure, axes = plt.subplots(figsize=(9, 5), layout="constrained")
+    for height, (name, values) in enumerate(runs.items()):
+        axes.barh(height, np.mean(values), color="C0" if name == "ours" else "C7", alpha=0.7)
+        axes.plot(values, [height] * len(values), "k.")
+        axes.text(max(values) + 1, height, f"{np.mean(values):.2f}  (n = {len(values)})", va="center")
+    axes.set_yticks(range(len(runs)), runs)
+    axes.invert_yaxis()
+    axes.axvline(10, color="C3", linestyle=":", label="chance")
+    axes.set(title="What each change brings", xlabel="test accuracy after 24 epochs (%)", xlim=(0, 100))
+    axes.legend(loc="lower right")
+    figure.savefig(FIGURE)
+
+
+if __name__ == "__main__":
+    unknown = set(sys.argv[1:]) - {setting.name for setting in ROWS}
+    if unknown:
+        sys.exit(f"no row named {', '.join(unknown)}; the rows are: {', '.join(s.name for s in ROWS)}")
+    chosen = [s for s in ROWS if s.name in sys.argv[1:] or not sys.argv[1:]]
+    run_all(CSV, [(setting, seed) for setting in chosen for seed in range(1, ROWS[setting] + 1)])
+    draw(read(CSV))

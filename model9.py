@@ -1,0 +1,134 @@
+"""The ULTIMUS network of TSAI EVA8, Session 9: C > C > C > U > U > U > U > FFC.
+
+    images                       (B,  3, 32, 32)
+      conv 3x3, max-pool 3x3/2   (B, 16, 16, 16)   each followed by
+      conv 3x3, max-pool 3x3/2   (B, 32,  8,  8)   BatchNorm and ReLU
+      conv 3x3, max-pool 5x5/2   (B, 48,  4,  4)
+      global average pooling     (B, 48)           X
+      4 x Ultimus                (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
+      fully connected            (B, 10)           logits
+
+25,978 parameters. Each image is processed by itself: its logits in eval mode do
+not depend on the other images of the batch.
+"""
+
+import torch
+from torch import nn
+
+
+class Ultimus(nn.Module):
+    """One ULTIMUS block: attention between the 8 entries of one image's K and Q.
+
+    With k, q, v the three 8-vectors of an image (assignment, step 4):
+
+        AM[i, j] = softmax over j of (q_i k_j), divided by sqrt(8)    8 x 8
+        Z[j]     = sum over i of v_i AM[i, j]                         8
+        out      = Out(Z)                                             48
+
+    Args:
+        dim: length of the vector that comes in and goes out.
+        head: length of K, Q and V; even.
+    """
+
+    def __init__(self, dim=48, head=8):
+        super().__init__()
+        self.key = nn.Linear(dim, head)
+        self.query = nn.Linear(dim, head)
+        self.value = nn.Linear(dim, head)
+        self.out = nn.Linear(head, dim)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self, gain=2.0):
+        """Let the key carry the signal through the block.
+
+        q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
+        softmax is uniform: AM has rank one and every entry of Z is the same number.
+        With query bias +1, -1, +1, ... and value bias +1, -1, +1, ... instead
+
+            Z = head/2 (softmax(k) - softmax(-k)) / sqrt(head),  about  (k - mean(k)) / sqrt(head),
+
+        of rank head - 1 and nearly linear in k. Orthogonal weights keep what the key
+        reads apart, and Out is enlarged by sqrt(head), which undoes the shrinking,
+        times ``gain``.
+        """
+        head = self.key.out_features
+        for layer in (self.key, self.query, self.value, self.out):
+            nn.init.orthogonal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        self.query.bias[0::2], self.query.bias[1::2] = 1, -1
+        self.value.bias[0::2], self.value.bias[1::2] = 1, -1
+        self.out.weight.mul_(gain * head**0.5)
+
+    def attention(self, x):
+        """Attention maps of a batch.
+
+        Args:
+            x: (B, dim).
+
+        Returns:
+            AM, (B, head, head); every row sums to 1/sqrt(head), since the division
+            comes after the softmax, as the assignment writes it.
+        """
+        k, q = self.key(x), self.query(x)  # (B, 8), (B, 8)
+        scores = q.unsqueeze(-1) * k.unsqueeze(-2)  # (B, 8, 1) x (B, 1, 8) -> (B, 8, 8)
+        return scores.softmax(dim=-1) / k.shape[-1] ** 0.5
+
+    def forward(self, x):
+        """Map (B, dim) to (B, dim)."""
+        v = self.value(x).unsqueeze(-2)  # (B, 1, 8)
+        z = (v @ self.attention(x)).squeeze(-2)  # (B, 1, 8) x (B, 8, 8) -> (B, 8)
+        return self.out(z)  # (B, 48)
+
+
+def conv_pool(in_channels, out_channels, pool):
+    """3x3 convolution, overlapping max-pooling of stride 2, BatchNorm, ReLU.
+
+    Pooling first leaves BatchNorm and ReLU a quarter of their work. A wide pooling
+    window lets an entry of the last map see more of the image, without a parameter.
+    """
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
+        nn.MaxPool2d(pool, stride=2, padding=pool // 2),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(),
+    )
+
+
+class UltimusNet(nn.Module):
+    """Three convolutions, four ULTIMUS blocks in a row, one fully connected layer.
+
+    Args:
+        num_classes: number of logits.
+    """
+
+    def __init__(self, num_classes=10):
+        super().__init__()
+        self.stem = nn.Sequential(
+            conv_pool(3, 16, pool=3),
+            conv_pool(16, 32, pool=3),
+            conv_pool(32, 48, pool=5),
+        )
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.blocks = nn.Sequential(*[Ultimus() for _ in range(4)])
+        self.fc = nn.Linear(48, num_classes)
+
+    def forward(self, images):
+        """Map normalised images (B, 3, 32, 32) to logits (B, num_classes).
+
+        Raises:
+            ValueError: the images have another shape or lie on another device.
+            TypeError: the images are not of the weights' floating-point type.
+        """
+        self._check(images)
+        x = self.pool(self.stem(images)).flatten(1)  # (B, 48)
+        return self.fc(self.blocks(x))  # (B, num_classes)
+
+    def _check(self, images):
+        weight = self.fc.weight
+        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
+            raise ValueError(f"got images of shape {tuple(images.shape)}; UltimusNet wants (batch, 3, 32, 32)")
+        if images.dtype != weight.dtype:
+            raise TypeError(f"got {images.dtype} images; UltimusNet wants {weight.dtype}: normalise them first")
+        if images.device != weight.device:
+            raise ValueError(f"the images are on {images.device}, the network on {weight.device}: move one of them")
