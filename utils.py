@@ -3,7 +3,7 @@
 Everything around the network of ``model9.py``, in four sections:
 
     1. Data        load_cifar10, random_flip, random_crop, augment, normalize, Batches
-    2. Schedule    seed_everything, one_cycle, learning_rates, find_lr
+    2. Schedule    seed_everything, device_name, one_cycle, learning_rates, find_lr
     3. Loops       train, test, fit, predict, save, load
     4. Plots       one function for each figure of the notebook; each saves what it draws
 """
@@ -15,8 +15,10 @@ import io
 import math
 import os
 import random
+import re
 import socket
 import sys
+import textwrap
 import time
 import warnings
 from dataclasses import dataclass
@@ -30,6 +32,9 @@ from torch import nn
 from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import download_and_extract_archive
 from tqdm import tqdm
+
+# The figures and weights go here; the tests set it, to leave the committed ones alone.
+OUTPUT = Path(os.environ.get("ULTIMUS_OUTPUT", "."))
 
 # ------------------------------------------------------------------------------
 # 1. Data
@@ -105,7 +110,7 @@ def _read(root):
 
 def _download(root):
     """Fetch and unpack the archive; an archive that is there and whole is only unpacked."""
-    print(f"Downloading CIFAR-10 (170 MB) to {root} ...")
+    print(f"Downloading CIFAR-10 (170 MB) to {root}, or unpacking what is there ...")
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
@@ -116,14 +121,14 @@ def _download(root):
 
 
 def _banner(root, error):
-    width = 88
-    lines = (
-        "NOT CIFAR-10: SYNTHETIC STAND-IN IMAGES",
-        f"The download failed: {error}"[: width - 4],
-        "No accuracy below says anything about CIFAR-10. Connect to the internet, or put the",
-        f"folder cifar-10-batches-py into {root}, and run again."[: width - 4],
+    text = (
+        "NOT CIFAR-10: SYNTHETIC STAND-IN IMAGES\n"
+        f"CIFAR-10 is not in {root}, and the download failed: {error}\n"
+        "No accuracy below says anything about CIFAR-10. Connect to the internet, or put the folder "
+        f"cifar-10-batches-py into {root}, and run again."
     )
-    print("\n".join(["*" * width, *(f"* {line:<{width - 4}} *" for line in lines), "*" * width]))
+    lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 84)]
+    print("\n".join(["*" * 88, *(f"* {line:<84} *" for line in lines), "*" * 88]))
 
 
 def stand_in(seed=0):
@@ -238,6 +243,15 @@ def seed_everything(seed):
     torch.manual_seed(seed)
 
 
+def device_name(device):
+    """What the device is called, for a log: the GPU's name, or the CPU's with its threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpuinfo = Path("/proc/cpuinfo")  # Linux only
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
+
+
 def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005):
     """The course's one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways.
 
@@ -274,7 +288,7 @@ def learning_rates(epochs=24, steps_per_epoch=98, max_lr=0.005):
     return rates
 
 
-def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note="", folder="images"):
+def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note=""):
     """LR range test (Smith, https://arxiv.org/abs/1506.01186) with torch-lr-finder.
 
     Trains a copy of the model while the learning rate grows from 1e-4 to ``end_lr``;
@@ -300,8 +314,9 @@ def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note="", folder="imag
     axes.semilogx(finder.history["lr"], finder.history["loss"])
     axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
     axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
+    axes.set_ylim(top=1.1 * finder.history["loss"][0])  # the divergence at the end would flatten the rest
     axes.legend()
-    return _finish(figure, "lr_finder.png", note, folder)
+    return _finish(figure, "lr_finder.png", note)
 
 
 # ------------------------------------------------------------------------------
@@ -467,12 +482,13 @@ def load(model, path):
 # ------------------------------------------------------------------------------
 
 
-def _finish(figure, name, note, folder):
-    """Mark a figure with ``note``, save it as ``folder/name``, and return it for display."""
+def _finish(figure, name, note):
+    """Mark a figure with ``note``, save it as ``OUTPUT/images/name``, and return it for display."""
     if note:
         figure.text(0.5, 1.01, f"[{note}: not CIFAR-10]", ha="center", va="bottom", color="C3", weight="bold")
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    figure.savefig(Path(folder) / name, bbox_inches="tight")
+    folder = OUTPUT / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / name, bbox_inches="tight")
     plt.close(figure)  # a notebook would show it a second time
     return figure
 
@@ -483,7 +499,7 @@ def _show_image(axes, image, title=""):
     axes.axis("off")
 
 
-def plot_samples(batches, note="", folder="images"):
+def plot_samples(batches, note=""):
     """Four training images, each with seven of its augmentations."""
     figure, grid = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
     for row, image, label in zip(grid, batches.images, batches.labels):
@@ -492,18 +508,18 @@ def plot_samples(batches, note="", folder="images"):
         for axes, draw in zip(row[1:], draws):
             _show_image(axes, draw)
     figure.suptitle("Training images and seven random draws of flip and crop")
-    return _finish(figure, "augmented_samples.png", note, folder)
+    return _finish(figure, "augmented_samples.png", note)
 
 
-def plot_schedule(rates, steps_per_epoch, note="", folder="images"):
+def plot_schedule(rates, steps_per_epoch, note=""):
     """The learning rate of every step (``learning_rates``) over the epochs."""
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     axes.plot(np.arange(len(rates)) / steps_per_epoch, rates)
     axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
-    return _finish(figure, "lr_schedule.png", note, folder)
+    return _finish(figure, "lr_schedule.png", note)
 
 
-def plot_history(history, note="", folder="images"):
+def plot_history(history, note=""):
     """Training and test loss on one axis, training and test accuracy on another."""
     figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -513,10 +529,10 @@ def plot_history(history, note="", folder="images"):
         axes.set(title=f"Training and test {quantity}", xlabel="epoch", ylabel=quantity + unit)
         axes.grid(alpha=0.3)
         axes.legend()
-    return _finish(figure, "test_train_loss_accuracy.png", note, folder)
+    return _finish(figure, "test_train_loss_accuracy.png", note)
 
 
-def plot_misclassified(images, labels, predicted, note="", folder="images"):
+def plot_misclassified(images, labels, predicted, note=""):
     """The first 20 images whose predicted class isn't the actual one, as they look (uint8)."""
     wrong = (predicted != labels).nonzero().flatten()[:20]
     figure, grid = plt.subplots(4, 5, figsize=(9, 8.5), layout="constrained")
@@ -525,10 +541,10 @@ def plot_misclassified(images, labels, predicted, note="", folder="images"):
     for axes, i in zip(grid.flat, wrong):
         _show_image(axes, images[i], f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}")
     figure.suptitle("Misclassified test images")
-    return _finish(figure, "misclassified_imgs.png", note, folder)
+    return _finish(figure, "misclassified_imgs.png", note)
 
 
-def plot_confusion(labels, predicted, note="", folder="images"):
+def plot_confusion(labels, predicted, note=""):
     """Confusion matrix: how many images of each actual class got each predicted class."""
     counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu()
     figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
@@ -541,7 +557,7 @@ def plot_confusion(labels, predicted, note="", folder="images"):
     axes.set_xticks(range(10), CLASSES, rotation=45, ha="right")
     axes.set_yticks(range(10), CLASSES)
     axes.set(title="Confusion matrix of the test images", xlabel="predicted", ylabel="actual")
-    return _finish(figure, "confusion_matrix.png", note, folder)
+    return _finish(figure, "confusion_matrix.png", note)
 
 
 @torch.no_grad()
@@ -556,7 +572,7 @@ def block_inputs(model, images):
 
 
 @torch.no_grad()
-def plot_attention(model, images, note="", folder="images"):
+def plot_attention(model, images, note=""):
     """Mean attention map of each block over normalised images (B, 3, 32, 32), in eval mode."""
     model.eval()
     maps = [b.attention(x).mean(0).cpu() for b, x in zip(model.blocks, block_inputs(model, images))]
@@ -567,7 +583,7 @@ def plot_attention(model, images, note="", folder="images"):
         axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
     figure.colorbar(picture, ax=panels, label="mean AM[i, j]")
     figure.suptitle("Mean attention map of each block")
-    return _finish(figure, "attention_maps.png", note, folder)
+    return _finish(figure, "attention_maps.png", note)
 
 
 def with_default_init(model):
@@ -606,17 +622,18 @@ def block_spectra(model, images):
     return rows
 
 
-def plot_spectra(spectra, note="", folder="images"):
+def plot_spectra(spectra, note=""):
     """Compare ``block_spectra`` of several networks, {name: spectra}: mean spectra, spread by block."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for name, rows in spectra.items():
         for axes, key in zip(panels, ("attention", "map")):
             axes.semilogy(range(1, 9), np.mean([row[key] for row in rows], axis=0), marker="o", label=name)
         panels[2].semilogy(range(1, len(rows) + 1), [row["spread"] for row in rows], marker="o", label=name)
+    panels[0].set_ylim(bottom=1e-6)
     panels[0].set(title="Singular values of AM", xlabel="index", ylabel="mean over images and blocks")
     panels[1].set(title="Singular values of a block's map", xlabel="index", ylabel="mean over images and blocks")
     panels[2].set(title="Spread of Z over the images", xlabel="block", ylabel="standard deviation", xticks=range(1, 5))
     for axes in panels:
         axes.grid(alpha=0.3)
         axes.legend()
-    return _finish(figure, "block_spectra.png", note, folder)
+    return _finish(figure, "block_spectra.png", note)

@@ -35,6 +35,7 @@ class Setting:
     attention: str = "per image"  # or "per batch": the published Q^T K, (8 x B)(B x 8), sqrt(8) inside
     init: str = "key"  # or "default": PyTorch's
     max_lr: float = 0.015
+    beta2: float = 0.999
     augment: bool = True
     blocks: int = 4
     residual: bool = False
@@ -79,34 +80,50 @@ def splits(data, validation):
     return [(data.train_images[part], data.train_labels[part]) for part in (order[:45_000], order[45_000:])]
 
 
+def prepare(setting, seed, validation=False):
+    """All that a training of one setting under one seed wants.
+
+    Args:
+        validation: train on 45,000 and measure on 5,000 training images, to choose settings.
+
+    Returns:
+        (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``,
+        and the held-out batches.
+    """
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        data = utils.load_cifar10()
+    if data.note:
+        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
+    training, held_out = splits(data, validation)
+    utils.seed_everything(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(setting).to(device, memory_format=torch.channels_last)
+    batches = utils.Batches(*training, device, BATCH_SIZE, True, utils.augment if setting.augment else None)
+    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, setting.beta2), fused=True)
+    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), setting.max_lr)
+    return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, BATCH_SIZE)
+
+
 def run(setting, seed, validation=False, stop=EPOCHS):
     """Train one setting under one seed and measure it once, at the end.
 
     Args:
-        validation: train on 45,000 and measure on 5,000 training images, to choose settings.
+        validation: as in ``prepare``.
         stop: leave the 24-epoch schedule after this many epochs.
 
     Returns:
         A dict: the setting, seed, parameters, training and held-out accuracy in %, seconds.
     """
     started = time.perf_counter()
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
-        data = utils.load_cifar10()
-        if data.note:
-            raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
-        training, held_out = splits(data, validation)
-        utils.seed_everything(seed)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build(setting).to(device, memory_format=torch.channels_last)
-        batches = utils.Batches(*training, device, BATCH_SIZE, True, utils.augment if setting.augment else None)
-        optimizer = torch.optim.Adam(model.parameters(), fused=True)
-        scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), setting.max_lr)
-        try:
+    training, held_out = prepare(setting, seed, validation)
+    model, device = training[:2]
+    try:
+        with contextlib.redirect_stdout(open(os.devnull, "w")):
             for epoch in range(1, stop + 1):
-                _, train_accuracy = utils.train(model, device, batches, optimizer, scheduler, epoch)
-            _, accuracy = utils.test(model, device, utils.Batches(*held_out, device, BATCH_SIZE))
-        except FloatingPointError:
-            train_accuracy = accuracy = 10.0  # chance
+                _, train_accuracy = utils.train(*training, epoch)
+            _, accuracy = utils.test(model, device, held_out)
+    except FloatingPointError:
+        train_accuracy = accuracy = 10.0  # chance
     return asdict(setting) | dict(
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),

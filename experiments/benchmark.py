@@ -1,0 +1,122 @@
+"""Where the time of an epoch goes: the usual pipeline, ours, and the network's own arithmetic.
+
+    python experiments/benchmark.py [--device cpu|cuda]
+
+Trains the same network for one epoch in three ways, in turn, five times over:
+
+    a  usual   torchvision's transforms on each image, a DataLoader with two workers,
+               the bar updated with .item() in every step
+    b  ours    ``utils.Batches`` and ``utils.train``
+    c  floor   forward, backward and Adam on one batch that is already on the device
+
+and prints the medians.
+"""
+
+import argparse
+import contextlib
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.utils.data import DataLoader
+from torchvision import transforms
+from torchvision.datasets import CIFAR10
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+import utils
+from model9 import UltimusNet
+
+REPETITIONS, BATCH_SIZE, STEPS = 5, 512, 98
+
+
+def usual(model, device, optimizer, scheduler, loader):
+    """The training loop of the course, as most solutions have it."""
+    model.train()
+    correct = seen = 0
+    bar = tqdm(loader, file=sys.stdout)
+    for step, (images, labels) in enumerate(bar):
+        images, labels = images.to(device), labels.to(device)
+        optimizer.zero_grad()
+        logits = model(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        correct += logits.argmax(1).eq(labels).sum().item()
+        seen += len(labels)
+        bar.set_description(f"Batch_id={step} Loss={loss.item():.5f} Accuracy={100 * correct / seen:.2f}%")
+
+
+def floor(model, optimizer, images, labels):
+    """98 steps of nothing but arithmetic."""
+    model.train()
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+def seconds(epoch, device):
+    """How long one call takes, the device's queue emptied before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        epoch()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(parser.parse_args().device)
+
+    data = utils.load_cifar10()
+    model = UltimusNet().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    scheduler = utils.one_cycle(optimizer, epochs=4 * REPETITIONS, steps_per_epoch=STEPS)
+    batches = utils.Batches(data.train_images, data.train_labels, device, BATCH_SIZE, True, utils.augment)
+    images, labels = next(iter(batches))
+
+    per_image = transforms.Compose(
+        [
+            transforms.RandomCrop(32, padding=2, padding_mode="reflect"),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize(utils.MEAN, utils.STD),
+        ]
+    )
+    dataset = CIFAR10.__new__(CIFAR10)  # the images that load_cifar10 found, stand-in or not
+    dataset.data, dataset.targets = data.train_images.permute(0, 2, 3, 1).numpy(), data.train_labels.tolist()
+    dataset.transform, dataset.target_transform = per_image, None
+    loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
+
+    ways = {
+        "a usual": lambda: usual(model, device, optimizer, scheduler, loader),
+        "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
+        "c floor": lambda: floor(model, optimizer, images, labels),
+    }
+    for way in ("b ours", "c floor"):  # warm-up
+        seconds(ways[way], device)
+    times = {way: [] for way in ways}
+    for _ in range(REPETITIONS):
+        for way, epoch in ways.items():
+            times[way].append(seconds(epoch, device))
+    a, b, c = (statistics.median(times[way]) for way in ways)
+
+    print(f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs")
+    print("| way | seconds an epoch | images a second |\n| --- | ---: | ---: |")
+    for way, median in zip(ways, (a, b, c)):
+        print(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
+    print(f"a/b = {a / b:.2f}, b/c = {b / c:.3f}")
+
+
+if __name__ == "__main__":
+    main()

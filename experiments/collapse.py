@@ -1,0 +1,91 @@
+"""How far is the training from collapse, and what happens when it collapses?
+
+    python experiments/collapse.py
+
+1. Ten seeds of the final setting, and some at higher max_lr, eight epochs each: well
+   past the peak of the one-cycle policy in the fifth. Into collapse.csv.
+2. The first run of these that fell to chance (none: the highest max_lr), once more,
+   with the blocks watched 14 times an epoch. Into collapse_trace.csv and images/collapse.png.
+"""
+
+import contextlib
+import csv
+import itertools
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from harness import Setting, prepare, read, run_all, utils
+
+CSV = Path(__file__).with_name("collapse.csv")
+TRACE = Path(__file__).with_name("collapse_trace.csv")
+FIGURE = Path(__file__).parents[1] / "images" / "collapse.png"
+
+OURS = Setting("ours")
+STOP = 8
+SEEDS = {1: 10, 1.5: 5, 2: 5, 3: 5}  # max_lr as a multiple of ours: number of seeds
+JOBS = [
+    (replace(OURS, name=f"{multiple} x max_lr", max_lr=multiple * OURS.max_lr), seed)
+    for multiple, seeds in SEEDS.items()
+    for seed in range(1, seeds + 1)
+]
+
+
+def trace(setting, seed, every=7):
+    """Train again and look at the blocks after every seventh step.
+
+    Returns:
+        A dict a look: step, training loss, and for each block the spread of Z over 256
+        images and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
+    """
+    training, held_out = prepare(setting, seed)
+    model, device, batches, *rest = training
+    sample = utils.normalize(held_out.images[:256])
+    rows = []
+    for epoch in range(1, STOP + 1):
+        iterator = iter(batches)
+        while part := list(itertools.islice(iterator, every)):
+            with contextlib.redirect_stdout(open(os.devnull, "w")):
+                loss, _ = utils.train(model, device, part, *rest, epoch)
+            row = {"step": rest[-1].last_epoch, "loss": round(loss, 4)}
+            with torch.no_grad():
+                for number, (block, x) in enumerate(zip(model.blocks, utils.block_inputs(model, sample)), start=1):
+                    attention = block.attention(x)
+                    z = (block.value(x).unsqueeze(1) @ attention).squeeze(1)
+                    row[f"spread {number}"] = f"{z.std(0).mean():.3g}"
+                    row[f"saturation {number}"] = f"{8**0.5 * attention.amax(2).mean():.3g}"
+            rows.append(row)
+    return rows
+
+
+def draw(rows, title):
+    """Loss, spread of Z and saturation of AM over the steps."""
+    steps = [int(row["step"]) / 98 for row in rows]
+    figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    panels[0].plot(steps, [float(row["loss"]) for row in rows])
+    for number in range(1, 5):
+        panels[1].semilogy(steps, [float(row[f"spread {number}"]) for row in rows], label=f"block {number}")
+        panels[2].plot(steps, [float(row[f"saturation {number}"]) for row in rows], label=f"block {number}")
+    panels[0].set(title="Training loss", xlabel="epoch", ylabel="loss")
+    panels[1].set(title="Spread of Z over the images", xlabel="epoch", ylabel="standard deviation")
+    panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="largest share in a row, mean", ylim=(0, 1))
+    panels[1].legend()
+    figure.suptitle(title)
+    figure.savefig(FIGURE)
+
+
+if __name__ == "__main__":
+    run_all(CSV, JOBS, stop=STOP)
+    results = {(row["name"], int(row["seed"])): float(row["accuracy"]) for row in read(CSV)}
+    setting, seed = next((job for job in JOBS if results[job[0].name, job[1]] < 15), JOBS[-1])
+    title = f"{setting.name} ({setting.max_lr:g}), seed {seed}"
+    if not TRACE.exists():
+        print(f"watching {title}")
+        looks = trace(setting, seed)
+        with open(TRACE, "w", newline="") as file:
+            writer = csv.DictWriter(file, looks[0])
+            writer.writeheader()
+            writer.writerows(looks)
+    draw(read(TRACE), title)

@@ -1,0 +1,38 @@
+"""Set-up for all tests, and the small data that they train on."""
+
+import os
+import tempfile
+
+import matplotlib
+import pytest
+import torch
+
+# Before utils is imported, here and in the kernel of pytest --nbval: leave the committed figures and weights alone.
+os.environ["ULTIMUS_OUTPUT"] = tempfile.mkdtemp(prefix="ultimus-")
+matplotlib.use("Agg")
+
+
+@pytest.fixture
+def small():
+    """96 images of random pixels, six batches of 16, and Batches of them for training and test."""
+    import utils
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    labels = torch.arange(96) % 10
+    return (
+        utils.Batches(images, labels, batch_size=16, shuffle=True, transform=utils.augment),
+        utils.Batches(images, labels, batch_size=16),
+    )
+
+
+@pytest.fixture
+def training(small):
+    """A new network with all that ``utils.fit`` wants for two epochs: fit(*training)."""
+    import utils
+    from model9 import UltimusNet
+
+    utils.seed_everything(0)
+    model = UltimusNet()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6), 2

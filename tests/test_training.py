@@ -1,0 +1,342 @@
+"""What a user relies on in the schedule and the loops."""
+
+import copy
+import io
+import pickle
+import re
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.data import DataLoader, TensorDataset
+
+import utils
+from model9 import UltimusNet
+
+CPU = torch.device("cpu")
+
+# The learning rates at which the 24 epochs of the published log begin.
+PUBLISHED_RATES = [
+    0.0005,
+    0.0014394972305070302,
+    0.002378994461014061,
+    0.0033184916915210906,
+    0.004257988922028121,
+    0.0049453140943877556,
+    0.004685157844387756,
+    0.004425001594387756,
+    0.004164845344387755,
+    0.0039046890943877552,
+    0.0036445328443877553,
+    0.0033843765943877553,
+    0.003124220344387755,
+    0.0028640640943877554,
+    0.0026039078443877554,
+    0.002343751594387755,
+    0.002083595344387755,
+    0.001823439094387755,
+    0.001563282844387755,
+    0.0013031265943877547,
+    0.0010429703443877551,
+    0.0007828140943877552,
+    0.0005226578443877552,
+    0.0002625015943877552,
+]
+
+BAR = re.compile(
+    r"Batch_id=(?P<batch>\d+) Loss=(?P<loss>\d+\.\d{5}) Accuracy=(?P<accuracy>\d{1,3}\.\d\d)%: "
+    r"100%\|█{10}\| (?P<done>\d+)/(?P<steps>\d+) \[\d\d:\d\d<00:00, +\d+\.\d\d(it/s|s/it)\]"
+)
+TEST = re.compile(
+    r"Test set: Average loss: (?P<loss>\d+\.\d{4}), Accuracy: (?P<correct>\d+)/(?P<count>\d+) \((?P<accuracy>\d{1,3}\.\d\d)%\)"
+)
+
+
+def parse(log):
+    """The history that a log tells of, as the rows of ``fit`` without their seconds."""
+    log = re.sub(r".*\r(?=[^\n])", "", log)  # what a terminal shows of the progress
+    rows = []
+    for block in filter(None, log.split("\n\n")):
+        head, bar, result = block.strip("\n").split("\n")
+        epoch, lr = re.fullmatch(r"EPOCH: (\d+) \(LR: (\S+)\)", head).groups()
+        bar, result = BAR.fullmatch(bar), TEST.fullmatch(result)
+        rows.append(
+            dict(
+                epoch=int(epoch),
+                lr=float(lr),
+                train_loss=float(bar["loss"]),
+                train_accuracy=float(bar["accuracy"]),
+                test_loss=float(result["loss"]),
+                test_accuracy=float(result["accuracy"]),
+            )
+        )
+    return rows
+
+
+# --- schedule -------------------------------------------------------------------
+
+
+def test_the_default_schedule_is_the_published_one():
+    rates = utils.learning_rates()
+    assert len(rates) == 24 * 98
+    assert rates[::98] == pytest.approx(PUBLISHED_RATES, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 40), st.integers(6, 200), st.floats(1e-4, 1))
+def test_the_rate_rises_to_its_peak_in_the_first_fifth_and_falls_to_a_thousandth(epochs, steps, peak):
+    rates = utils.learning_rates(epochs, steps, peak)
+    total, top = epochs * steps, rates.index(max(rates))
+    assert len(rates) == total
+    assert rates[0] == pytest.approx(peak / 10) and rates[-1] == pytest.approx(peak / 1000)
+    assert max(rates) <= peak * (1 + 1e-9) and abs(top - (0.2 * total - 1)) <= 1
+    assert all(a < b for a, b in zip(rates[:top], rates[1 : top + 1]))
+    assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :]))
+
+
+def test_a_schedule_too_short_to_rise_is_refused():
+    with pytest.raises(ValueError, match="1 epochs of 5 steps.*6 steps"):
+        utils.learning_rates(1, 5)
+
+
+def test_the_lr_finder_leaves_model_output_and_warnings_clean(training, capfd):
+    model, batches = training[0], training[2]
+    before = copy.deepcopy(model.state_dict())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure = utils.find_lr(model, batches, max_lr=0.015, steps=20)
+    assert capfd.readouterr() == ("", "")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    curve, mark = figure.axes[0].lines
+    assert len(curve.get_xdata()) > 5 and list(mark.get_xdata()) == [0.015, 0.015]
+
+
+# --- loops ----------------------------------------------------------------------
+
+
+def test_the_log_has_the_published_format_and_parses_back_into_the_history(training, capsys):
+    history = utils.fit(*training)
+    log = capsys.readouterr()
+    assert log.err == ""
+    rows = parse(log.out)
+    assert [row["epoch"] for row in rows] == [1, 2]
+    for row, told in zip(history, rows, strict=True):
+        assert row.pop("seconds") > 0
+        assert row["lr"] == told.pop("lr")
+        assert row == pytest.approx(told | {"lr": row["lr"]}, abs=6e-3)
+    assert "Batch_id=5 " in log.out and "| 6/6 [" in log.out and "/96 (" in log.out
+
+
+def test_the_published_logs_own_lines_match_this_format():
+    assert BAR.fullmatch("Batch_id=97 Loss=1.97109 Accuracy=17.78%: 100%|██████████| 98/98 [00:24<00:00,  4.05it/s]")
+    assert TEST.fullmatch("Test set: Average loss: 1.9128, Accuracy: 1821/10000 (18.21%)")
+
+
+def test_one_seed_gives_one_log(capsys, small):
+    logs = []
+    for _ in range(2):
+        utils.seed_everything(3)
+        model = UltimusNet()
+        optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        utils.fit(model, CPU, *small, optimizer, utils.one_cycle(optimizer, 2, 6), 2)
+        logs.append(parse(capsys.readouterr().out))
+    assert logs[0] == logs[1]
+
+
+def test_the_reported_numbers_are_those_of_the_model(training):
+    history = utils.fit(*training)
+    model, _, _, test_batches = training[:4]
+    model.eval()
+    with torch.no_grad():
+        logits = model(utils.normalize(test_batches.images))
+    assert history[-1]["test_loss"] == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, test_batches.labels).item(), abs=1e-5
+    )
+    correct = (logits.argmax(1) == test_batches.labels).sum().item()
+    assert history[-1]["test_accuracy"] == pytest.approx(100 * correct / 96)
+
+
+def test_training_loss_and_accuracy_are_means_over_the_images(small, capsys):
+    frozen = UltimusNet()
+    optimizer = torch.optim.Adam(frozen.parameters(), lr=0.0, fused=True)
+    scheduler = utils.one_cycle(optimizer, 1, 7, max_lr=1e-30)
+    images, labels = utils.normalize(small[1].images), small[1].labels
+    batches = [(images[:90], labels[:90]), (images[90:], labels[90:])]  # of unequal size
+    loss, accuracy = utils.train(frozen, CPU, batches, optimizer, scheduler, 1)
+    logits = torch.cat([frozen(x) for x, _ in batches])  # still in training mode: each batch its own statistics
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert accuracy == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item(), abs=1e-3)
+
+
+def test_training_learns_what_can_be_learned():
+    utils.seed_everything(0)
+    labels = torch.arange(400) % 10
+    images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)[labels]  # a pattern a class
+    model = UltimusNet()
+    batches = utils.Batches(images, labels, batch_size=20, shuffle=True, transform=utils.random_flip)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    history = utils.fit(model, CPU, batches, batches, optimizer, utils.one_cycle(optimizer, 8, 20), 8)
+    assert history[-1]["test_accuracy"] > 90
+
+
+def test_a_dataloader_trains_too(training, small):
+    model, device, _, _, optimizer, scheduler, _ = training
+    dataset = TensorDataset(utils.normalize(small[1].images), small[1].labels)
+    loader = DataLoader(dataset, batch_size=19)  # the last batch has one image
+    utils.train(model, device, loader, optimizer, scheduler, 1)
+
+
+def test_the_log_of_the_stand_in_says_so(training, capsys):
+    utils.fit(*training, note=utils.STAND_IN)
+    assert capsys.readouterr().out.startswith("[synthetic stand-in]\nEPOCH: 1 ")
+
+
+class Readings(TorchDispatchMode):
+    """Counts the operations that make a GPU wait: values and copies brought to Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        copies = name == "_to_copy" and (kwargs or {}).get("device") is not None
+        self.count += copies or name in ("_local_scalar_dense", "item", "is_nonzero", "nonzero", "equal")
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_step_waits_for_the_device(training, small):
+    model, device, _, _, optimizer, _, _ = training
+    batch = utils.normalize(small[1].images[:8]), small[1].labels[:8]
+    counts = {}
+    for steps in (8, 40):
+        scheduler = utils.one_cycle(optimizer, 1, steps)
+        with Readings() as readings:
+            utils.train(model, device, steps * [batch], optimizer, scheduler, 1)
+        counts[steps] = readings.count
+    assert 0 < counts[8] == counts[40] <= 12
+
+
+def test_cutting_and_augmenting_a_batch_does_not_wait_for_the_device(small):
+    with Readings() as readings:
+        assert len(list(small[0])) == 6
+    assert readings.count == 0
+
+
+# --- failures --------------------------------------------------------------------
+
+
+class Interrupted(utils.Batches):
+    """Batches that the keyboard stops in the middle of the second epoch."""
+
+    epochs = 0
+
+    def __iter__(self):
+        self.epochs += 1
+        for number, batch in enumerate(super().__iter__()):
+            if self.epochs == 2 and number == 3:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def test_interrupted_by_the_keyboard_the_history_keeps_the_whole_epochs(training, capsys):
+    model, device, train_batches, *rest = training
+    interrupted = Interrupted(train_batches.images, train_batches.labels, batch_size=16)
+    history = utils.fit(model, device, interrupted, *rest)
+    assert [row["epoch"] for row in history] == [1]
+    assert "Interrupted in epoch 2; the history holds the 1 epochs before it." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("pixel", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_with_epoch_batch_and_lr_and_loses_nothing(training, small, pixel):
+    model, device, _, test_batches, optimizer, scheduler, _ = training
+    good = [(x, y) for x, y in small[1]]
+    bad = list(good)
+    bad[4] = (good[4][0].clone(), good[4][1])
+    bad[4][0][5, 0, 3, 3] = pixel
+
+    class Spoilt:  # the second epoch has a bad pixel
+        epochs = 0
+
+        def __len__(self):
+            return 6
+
+        def __iter__(self):
+            self.epochs += 1
+            return iter(good if self.epochs == 1 else bad)
+
+    spoilt = Spoilt()
+    with pytest.raises(FloatingPointError) as error:
+        utils.fit(model, device, spoilt, test_batches, optimizer, scheduler, 2)
+    lr = utils.learning_rates(2, 6)[10]
+    assert f"epoch 2, batch 4, at LR {lr:.6g}" in str(error.value) and "lower max_lr" in str(error.value)
+    assert [row["epoch"] for row in error.value.history] == [1]
+    assert all(p.isfinite().all() for p in model.state_dict().values())
+    assert utils.test(model, device, test_batches)[0] == pytest.approx(error.value.history[0]["test_loss"])
+
+
+def test_a_schedule_that_is_used_up_is_refused_with_the_cure(training):
+    utils.fit(*training)
+    with pytest.raises(ValueError, match="0 steps left, 2 epochs take 12: make a new optimizer"):
+        utils.fit(*training)
+
+
+# --- weights ---------------------------------------------------------------------
+
+
+def test_weights_come_back_as_they_were_saved(training, tmp_path, capsys):
+    history = utils.fit(*training)
+    utils.save(training[0], tmp_path / "new" / "weights.pt")
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["weights.pt"]
+    loss, accuracy = utils.test(utils.load(UltimusNet(), tmp_path / "new" / "weights.pt"), CPU, training[3])
+    assert (loss, accuracy) == (history[-1]["test_loss"], history[-1]["test_accuracy"])
+
+
+def test_a_save_that_fails_leaves_the_older_weights_whole(tmp_path, monkeypatch):
+    utils.save(UltimusNet(), tmp_path / "weights.pt")
+    before = (tmp_path / "weights.pt").read_bytes()
+
+    def full(state, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        utils.save(UltimusNet(), tmp_path / "weights.pt")
+    assert (tmp_path / "weights.pt").read_bytes() == before
+
+
+class Code:
+    """A pickle that runs code when it is loaded as pickles usually are."""
+
+    def __reduce__(self):
+        return exec, ("raise SystemExit('code in the weights ran')",)
+
+
+def test_weights_that_cant_be_used_are_refused_and_the_model_keeps_its_own(tmp_path):
+    utils.save(UltimusNet(), tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "noise.pt").write_bytes(bytes(range(256)))
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(Code()))
+    torch.save(Code(), tmp_path / "torch_code.pt")
+    torch.save([1, 2], tmp_path / "list.pt")
+    utils.save(UltimusNet(num_classes=100), tmp_path / "classes.pt")
+    utils.save(torch.nn.Linear(2, 2), tmp_path / "linear.pt")
+    model = UltimusNet()
+    before = io.BytesIO()
+    torch.save(model.state_dict(), before)
+    for name in ("truncated", "noise", "code", "torch_code"):
+        with pytest.raises(ValueError, match=f"{name}.pt is damaged or isn't a file of weights"):
+            utils.load(model, tmp_path / f"{name}.pt")
+    for name in ("list", "classes", "linear"):
+        with pytest.raises(ValueError, match=f"{name}.pt belong to another architecture than UltimusNet"):
+            utils.load(model, tmp_path / f"{name}.pt")
+    with pytest.raises(FileNotFoundError, match="missing.pt: run the training first"):
+        utils.load(model, tmp_path / "missing.pt")
+    after = io.BytesIO()
+    torch.save(model.state_dict(), after)
+    assert before.getvalue() == after.getvalue()
