@@ -494,7 +494,7 @@ def _finish(figure, name, note):
 
 
 def _show_image(axes, image, title=""):
-    axes.imshow(image.permute(1, 2, 0).cpu())
+    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
     axes.set_title(title, fontsize=9)
     axes.axis("off")
 
@@ -546,12 +546,12 @@ def plot_misclassified(images, labels, predicted, note=""):
 
 def plot_confusion(labels, predicted, note=""):
     """Confusion matrix: how many images of each actual class got each predicted class."""
-    counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu()
+    counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu().numpy()
     figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
     axes.imshow(counts, cmap="Blues")
     for actual in range(10):
         for guess in range(10):
-            count = counts[actual, guess].item()
+            count = counts[actual, guess]
             colour = "white" if count > counts.max() / 2 else "black"
             axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(10), CLASSES, rotation=45, ha="right")
@@ -575,7 +575,7 @@ def block_inputs(model, images):
 def plot_attention(model, images, note=""):
     """Mean attention map of each block over normalised images (B, 3, 32, 32), in eval mode."""
     model.eval()
-    maps = [b.attention(x).mean(0).cpu() for b, x in zip(model.blocks, block_inputs(model, images))]
+    maps = [b.attention(x).mean(0).cpu().numpy() for b, x in zip(model.blocks, block_inputs(model, images))]
     figure, panels = plt.subplots(1, len(maps), figsize=(11, 3.2), layout="constrained")
     top = max(am.max() for am in maps)
     for number, (axes, am) in enumerate(zip(panels, maps), start=1):

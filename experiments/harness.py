@@ -35,7 +35,6 @@ class Setting:
     attention: str = "per image"  # or "per batch": the published Q^T K, (8 x B)(B x 8), sqrt(8) inside
     init: str = "key"  # or "default": PyTorch's
     max_lr: float = 0.015
-    beta2: float = 0.999
     augment: bool = True
     blocks: int = 4
     residual: bool = False
@@ -99,7 +98,7 @@ def prepare(setting, seed, validation=False):
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, BATCH_SIZE, True, utils.augment if setting.augment else None)
-    optimizer = torch.optim.Adam(model.parameters(), betas=(0.9, setting.beta2), fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
     scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), setting.max_lr)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, BATCH_SIZE)
 

@@ -51,7 +51,8 @@ BAR = re.compile(
     r"100%\|█{10}\| (?P<done>\d+)/(?P<steps>\d+) \[\d\d:\d\d<00:00, +\d+\.\d\d(it/s|s/it)\]"
 )
 TEST = re.compile(
-    r"Test set: Average loss: (?P<loss>\d+\.\d{4}), Accuracy: (?P<correct>\d+)/(?P<count>\d+) \((?P<accuracy>\d{1,3}\.\d\d)%\)"
+    r"Test set: Average loss: (?P<loss>\d+\.\d{4}), "
+    r"Accuracy: (?P<correct>\d+)/(?P<count>\d+) \((?P<accuracy>\d{1,3}\.\d\d)%\)"
 )
 
 
@@ -321,7 +322,7 @@ def test_weights_that_cant_be_used_are_refused_and_the_model_keeps_its_own(tmp_p
     whole = (tmp_path / "whole.pt").read_bytes()
     (tmp_path / "truncated.pt").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "noise.pt").write_bytes(bytes(range(256)))
-    (tmp_path / "code.pt").write_bytes(pickle.dumps(Code()))
+    (tmp_path / "code.pt").write_bytes(pickle.dumps(Code(), protocol=2))
     torch.save(Code(), tmp_path / "torch_code.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     utils.save(UltimusNet(num_classes=100), tmp_path / "classes.pt")

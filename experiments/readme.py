@@ -1,0 +1,106 @@
+"""Fill the measured parts of README.md from what measured them.
+
+    python experiments/readme.py
+
+A part stands between <!-- NAME --> and <!-- /NAME -->. The training log and its
+summary come from the notebook's outputs, the tables from the CSVs and the text
+file beside this script. A test fails when README.md isn't what this would write.
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+from ablation import CSV as ABLATION
+from ablation import ORDER
+from collapse import CSV as COLLAPSE
+from collapse import JOBS
+from harness import read
+
+ROOT = Path(__file__).parents[1]
+
+
+def outputs(notebook):
+    """What the notebook's cells printed, one text for each cell that printed."""
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    return ["".join(line for out in cell["outputs"] for line in out.get("text", [])) for cell in cells]
+
+
+def accuracies(name):
+    """Test accuracies of an ablation row, in the order of the seeds."""
+    rows = [row for row in read(ABLATION) if row["name"] == name]
+    return [float(row["accuracy"]) for row in sorted(rows, key=lambda row: int(row["seed"]))]
+
+
+def spread(values):
+    """Mean and sample standard deviation, as far as there are runs enough."""
+    mean = f"{statistics.mean(values):.2f}"
+    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+
+
+def seeds_table():
+    lines = ["| | seed 1 | 2 | 3 | 4 | 5 | mean ± standard deviation |", "| --- " + 6 * "| ---: " + "|"]
+    for name, text in (("ours", "ours, four ULTIMUS blocks"), ("no blocks", "the same without the blocks")):
+        values = accuracies(name)
+        lines.append(f"| {text} | " + " | ".join(f"{v:.2f}" for v in values) + f" | **{spread(values)}** |")
+    return "\n".join(lines)
+
+
+def ablation_table():
+    lines = ["| network and training | test accuracy (%) | runs | parameters |", "| --- | ---: | ---: | ---: |"]
+    rows = read(ABLATION)
+    for setting in ORDER:
+        values = accuracies(setting.name)
+        if values:
+            parameters = next(int(row["parameters"]) for row in rows if row["name"] == setting.name)
+            lines.append(f"| {setting.name} | {spread(values)} | {len(values)} | {parameters:,} |")
+    return "\n".join(lines)
+
+
+def collapse_table():
+    lines = ["| max_lr | seeds | at chance after 8 epochs | test accuracy of each (%) |", "| --- | ---: | ---: | --- |"]
+    rows = read(COLLAPSE)
+    for setting in dict.fromkeys(setting for setting, _ in JOBS):
+        runs = sorted((int(row["seed"]), float(row["accuracy"])) for row in rows if row["name"] == setting.name)
+        if runs:
+            each = ", ".join(f"{accuracy:.1f}" for _, accuracy in runs)
+            dead = sum(accuracy < 15 for _, accuracy in runs)
+            lines.append(f"| {setting.max_lr:.4g} ({setting.name}) | {len(runs)} | {dead} | {each} |")
+    return "\n".join(lines)
+
+
+def fill(text, notebook):
+    """The README's text with every measured part renewed."""
+    printed = outputs(notebook)
+    log = next(text for text in printed if "EPOCH: 1 " in text).strip()
+    machine = next(text for text in printed if text.startswith("torch ")).strip()
+    source = next(text for text in printed if "training steps an epoch" in text)
+    data = re.search(r"^(CIFAR-10|synthetic stand-in) ", source, re.MULTILINE)[1]
+    last = next(text for text in printed if text.startswith("test accuracy")).strip()
+    minutes = 24 * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
+    accuracy, training = re.findall(r"accuracy ([\d.]+) %", last)
+    parts = {
+        "headline": f"**{spread(accuracies('ours'))} %** on CIFAR-10's test set (mean ± standard deviation, 5 seeds)",
+        "ours-row": f"| **this repository** | **{spread(accuracies('ours'))}** (n = 5) | 25,978 | 24 "
+        f"| {minutes:.1f} min in all, {machine.split(' on ')[1]} | [ablation.csv](experiments/ablation.csv) |",
+        "run": f"The notebook's run: {accuracy} % test and {training} % training accuracy on {data}, "
+        f"{minutes:.1f} minutes ({machine}).",
+        "seeds": seeds_table(),
+        "ablation": ablation_table(),
+        "collapse": collapse_table(),
+        "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text().strip(),
+        "log": f"```text\n{log}\n```",
+    }
+    for name, part in parts.items():
+        start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        before, _, rest = text.partition(start)
+        _, _, after = rest.partition(end)
+        text = f"{before}{start}\n{part}\n{end}{after}"
+    return text
+
+
+if __name__ == "__main__":
+    readme = ROOT / "README.md"
+    notebook = json.loads((ROOT / "Session-9_Assignment.ipynb").read_text())
+    readme.write_text(fill(readme.read_text(), notebook))
