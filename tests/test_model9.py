@@ -22,7 +22,9 @@ def naive_ultimus(block, x):
                for layer in (block.query, block.key, block.value))  # fmt: skip
     am = [[math.exp(qi * kj) / sum(math.exp(qi * other) for other in k) / math.sqrt(8) for kj in k] for qi in q]
     z = [sum(v[i] * am[i][j] for i in range(8)) for j in range(8)]
-    return am, [sum(w * a for w, a in zip(row, z)) + b for row, b in zip(block.out.weight.tolist(), block.out.bias)]
+    return am, [
+        sum(w * a for w, a in zip(row, z)) + b for row, b in zip(block.out.weight.tolist(), block.out.bias.tolist())
+    ]
 
 
 @pytest.mark.parametrize("scale", [0.1, 1, 5])
@@ -108,3 +110,16 @@ def test_a_batch_of_one_image_trains():
     net = UltimusNet().train()
     net(torch.randn(1, 3, 32, 32)).sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
+def test_the_pooling_lets_a_pixel_of_the_last_map_see_37_x_37_pixels():
+    torch.manual_seed(0)
+    net = UltimusNet()
+    stem = torch.nn.Sequential(*[torch.nn.Sequential(*part[:2]) for part in net.stem])  # without BatchNorm and ReLU
+    for part in stem:
+        part[0].weight.data.abs_()
+        part[1] = torch.nn.AvgPool2d(part[1].kernel_size, 2, part[1].padding)  # every pixel of the window counts
+    image = torch.rand(1, 3, 96, 96, requires_grad=True)
+    stem(image)[0, 0, 6, 6].backward()
+    seen = image.grad[0].abs().sum(0) > 0
+    assert seen.any(0).sum() == seen.any(1).sum() == 37

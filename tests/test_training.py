@@ -341,3 +341,7 @@ def test_weights_that_cant_be_used_are_refused_and_the_model_keeps_its_own(tmp_p
     after = io.BytesIO()
     torch.save(model.state_dict(), after)
     assert before.getvalue() == after.getvalue()
+
+
+def test_the_log_can_name_the_device():
+    assert re.search(r"\S.*, \d+ threads$", utils.device_name(CPU))
