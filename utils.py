@@ -11,6 +11,7 @@ Everything around the network of ``model9.py``, in four sections:
 import contextlib
 import copy
 import errno
+import functools
 import io
 import math
 import os
@@ -185,9 +186,13 @@ def normalize(images):
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"got {images.dtype} images; normalize wants uint8 pixels from 0 to 255")
-    mean = 255 * torch.tensor(MEAN, device=images.device).view(3, 1, 1)
-    std = 255 * torch.tensor(STD, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return images.float().sub_(mean).div_(std)
+
+
+@functools.cache  # copied to a GPU once: each copy would make it wait
+def _statistics(device):
+    return [255 * torch.tensor(values, device=device).view(3, 1, 1) for values in (MEAN, STD)]
 
 
 def augment(images):
@@ -227,7 +232,7 @@ class Batches:
         n, device = len(self.images), self.images.device
         order = torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
         for batch in order.split(self.batch_size):
-            images = self.images[batch]
+            images = self.images.index_select(0, batch)  # a tenth of the time of images[batch] on a CPU
             yield normalize(self.transform(images) if self.transform else images), self.labels[batch]
 
 

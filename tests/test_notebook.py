@@ -224,3 +224,39 @@ def test_files_uploaded_next_to_the_notebook_are_used_without_a_clone(tmp_path, 
     result = colab(alone, tmp_path / "nowhere")
     assert result["error"] is None and result["cwd"] == str(alone)
     assert not any("clone" in call for call in result["calls"])
+
+
+# --- all cells, on little data -------------------------------------------------------
+
+
+@pytest.fixture
+def sources(notebook, monkeypatch, small, tmp_path):
+    """The code cells, set to two epochs on 96 random images."""
+    import utils
+
+    images, labels = small[0].images, small[0].labels
+    monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Cifar10(images, labels, images, labels))
+    monkeypatch.setattr(utils, "OUTPUT", tmp_path)
+    monkeypatch.chdir(ROOT)
+    sources = [cell.source for cell in code_cells(notebook)]
+    assert "= 24, 512," in sources[1]
+    sources[1] = sources[1].replace("= 24, 512,", "= 2, 16,")
+    return sources
+
+
+def test_all_cells_run_twice_in_one_kernel_and_the_training_alone_once_more(sources, capsys):
+    kernel = {}
+    for source in [*sources, *sources]:
+        exec(source, kernel)
+    (training,) = [source for source in sources if "utils.fit(" in source]
+    capsys.readouterr()
+    exec(training, kernel)
+    exec(training, kernel)
+    first, second = capsys.readouterr().out.split("EPOCH: 1 ")[1:]
+    assert re.findall(r"Accuracy: .*", first) == re.findall(r"Accuracy: .*", second)
+
+
+def test_a_cell_that_is_run_too_early_says_which_name_is_missing(sources):
+    for source in sources[2:]:
+        with pytest.raises(NameError, match=r"name '\w+' is not defined"):
+            exec(source, {})
