@@ -319,7 +319,8 @@ def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note=""):
     axes.semilogx(finder.history["lr"], finder.history["loss"])
     axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
     axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
-    axes.set_ylim(top=1.1 * finder.history["loss"][0])  # the divergence at the end would flatten the rest
+    low, start = min(finder.history["loss"]), finder.history["loss"][0]
+    axes.set_ylim(1.1 * low - 0.1 * start, 1.1 * start - 0.1 * low)  # the divergence would flatten the rest
     axes.legend()
     return _finish(figure, "lr_finder.png", note)
 
