@@ -28,6 +28,7 @@ FASTER = replace(KEYED, name=f"+ max_lr {OURS.max_lr}", max_lr=OURS.max_lr)
 ROWS = {  # setting: number of seeds; "ours" is the row above it with flip and crop
     OURS: 5,
     replace(OURS, name="no blocks", blocks=0): 5,
+    replace(OURS, name="linear 48 > 8 > 48, no blocks", blocks=0, bottleneck=True): 3,
     PUBLISHED: 1,
     PER_IMAGE: 1,
     POOLED: 3,
