@@ -14,6 +14,7 @@ and prints the medians, of the times and of each repetition's ratios.
 
 import argparse
 import contextlib
+import gc
 import os
 import statistics
 import sys
@@ -62,7 +63,9 @@ def floor(model, optimizer, images, labels):
 
 
 def seconds(epoch, device):
-    """How long one call takes, the device's queue emptied before and after."""
+    """How long one call takes, from a machine at rest, the device's queue emptied before and after."""
+    gc.collect()
+    time.sleep(1)  # for the workers of the way before to be gone
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -106,9 +109,11 @@ def main():
     for way in ("b ours", "c floor"):  # warm-up
         seconds(ways[way], device)
     times = {way: [] for way in ways}
+    order = list(ways)
     for _ in range(REPETITIONS):
-        for way, epoch in ways.items():
-            times[way].append(seconds(epoch, device))
+        for way in order:
+            times[way].append(seconds(ways[way], device))
+        order.append(order.pop(0))  # each way in turn comes after each other
     a, b, c = times.values()
     ratios = [statistics.median(x / y for x, y in zip(*pair)) for pair in ((a, b), (b, c))]
 
