@@ -320,7 +320,7 @@ def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note=""):
     axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
     axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
     low, start = min(finder.history["loss"]), finder.history["loss"][0]
-    axes.set_ylim(1.1 * low - 0.1 * start, 1.1 * start - 0.1 * low)  # the divergence would flatten the rest
+    axes.set_ylim(0.9 * low, 1.1 * start)  # the divergence at the end would flatten the rest
     axes.legend()
     return _finish(figure, "lr_finder.png", note)
 
@@ -492,6 +492,8 @@ def _finish(figure, name, note):
     """Mark a figure with ``note``, save it as ``OUTPUT/images/name``, and return it for display."""
     if note:
         figure.text(0.5, 1.01, f"[{note}: not CIFAR-10]", ha="center", va="bottom", color="C3", weight="bold")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, so that the file and the display are the same picture
     folder = OUTPUT / "images"
     folder.mkdir(parents=True, exist_ok=True)
     figure.savefig(folder / name, bbox_inches="tight")

@@ -1,5 +1,7 @@
 """What a user relies on in the figures: they explain themselves, are saved, and are marked where they must be."""
 
+import io
+
 import matplotlib.pyplot as plt
 import pytest
 import torch
@@ -48,6 +50,9 @@ def test_every_figure_has_a_title_and_labelled_axes_and_is_saved(small, output):
         for axes in plots:
             assert axes.get_xlabel() and axes.get_ylabel(), name
         assert (output / name).stat().st_size > 5_000
+        shown = io.BytesIO()
+        figure.savefig(shown, bbox_inches="tight")  # as a notebook does
+        assert shown.getvalue() == (output / name).read_bytes(), name
         assert not any("stand-in" in text for text in texts(figure))
     assert plt.get_fignums() == []  # nothing left that a notebook would show twice
 
