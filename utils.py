@@ -293,10 +293,10 @@ def learning_rates(epochs=24, steps_per_epoch=98, max_lr=0.005):
     return rates
 
 
-def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note=""):
+def find_lr(model, batches, max_lr, steps=100, note=""):
     """LR range test (Smith, https://arxiv.org/abs/1506.01186) with torch-lr-finder.
 
-    Trains a copy of the model while the learning rate grows from 1e-4 to ``end_lr``;
+    Trains a copy of the model while the learning rate grows from 1e-4 to 1;
     the model itself stays as it is.
 
     Args:
@@ -314,7 +314,7 @@ def find_lr(model, batches, max_lr, end_lr=1.0, steps=100, note=""):
     optimizer = torch.optim.Adam(probe.parameters(), lr=1e-4)
     finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss(), device=batches.images.device)
     with contextlib.redirect_stdout(io.StringIO()):
-        finder.range_test(TrainDataLoaderIter(batches), end_lr=end_lr, num_iter=steps)
+        finder.range_test(TrainDataLoaderIter(batches), end_lr=1.0, num_iter=steps)
     figure, axes = plt.subplots(figsize=(7, 4))
     axes.semilogx(finder.history["lr"], finder.history["loss"])
     axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
@@ -580,6 +580,13 @@ def block_inputs(model, images):
 
 
 @torch.no_grad()
+def attend(block, x):
+    """AM (B, 8, 8) and Z (B, 8) of one block for its inputs x (B, 48)."""
+    attention = block.attention(x)
+    return attention, (block.value(x).unsqueeze(1) @ attention).squeeze(1)
+
+
+@torch.no_grad()
 def plot_attention(model, images, note=""):
     """Mean attention map of each block over normalised images (B, 3, 32, 32), in eval mode."""
     model.eval()
@@ -617,9 +624,8 @@ def block_spectra(model, images):
     model = copy.deepcopy(model).train()
     rows = []
     for block, x in zip(model.blocks, block_inputs(model, images)):
-        attention = block.attention(x).detach()  # (B, 8, 8)
+        attention, z = attend(block, x)
         jacobian = torch.func.vmap(torch.func.jacrev(block))(x)  # (B, 48, 48)
-        z = (block.value(x).detach().unsqueeze(1) @ attention).squeeze(1)  # (B, 8)
         rows.append(
             {
                 "attention": torch.linalg.svdvals(attention).mean(0).tolist(),

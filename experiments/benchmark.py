@@ -13,26 +13,20 @@ and prints the medians, of the times and of each repetition's ratios.
 """
 
 import argparse
-import contextlib
 import gc
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from harness import BATCH_SIZE, UltimusNet, quiet, utils
 from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import utils
-from model9 import UltimusNet
-
-REPETITIONS, BATCH_SIZE, STEPS = 7, 512, 98
+REPETITIONS, STEPS = 7, 98
 
 
 def usual(model, device, optimizer, scheduler, loader):
@@ -69,7 +63,7 @@ def seconds(epoch, device):
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
+    with quiet():
         epoch()
         if device.type == "cuda":
             torch.cuda.synchronize()

@@ -8,16 +8,13 @@
    with the blocks watched 14 times an epoch. Into collapse_trace.csv and images/collapse.png.
 """
 
-import contextlib
 import csv
 import itertools
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import torch
-from harness import Setting, prepare, read, run_all, utils
+from harness import Setting, prepare, quiet, read, run_all, utils
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
@@ -47,15 +44,13 @@ def trace(setting, seed, every=7):
     for epoch in range(1, STOP + 1):
         iterator = iter(batches)
         while part := list(itertools.islice(iterator, every)):
-            with contextlib.redirect_stdout(open(os.devnull, "w")):
+            with quiet():
                 loss, _ = utils.train(model, device, part, *rest, epoch)
             row = {"step": rest[-1].last_epoch, "loss": round(loss, 4)}
-            with torch.no_grad():
-                for number, (block, x) in enumerate(zip(model.blocks, utils.block_inputs(model, sample)), start=1):
-                    attention = block.attention(x)
-                    z = (block.value(x).unsqueeze(1) @ attention).squeeze(1)
-                    row[f"spread {number}"] = f"{z.std(0).mean():.3g}"
-                    row[f"saturation {number}"] = f"{8**0.5 * attention.amax(2).mean():.3g}"
+            for number, (block, x) in enumerate(zip(model.blocks, utils.block_inputs(model, sample)), start=1):
+                attention, z = utils.attend(block, x)
+                row[f"spread {number}"] = f"{z.std(0).mean():.3g}"
+                row[f"saturation {number}"] = f"{8**0.5 * attention.amax(2).mean():.3g}"
             rows.append(row)
     return rows
 

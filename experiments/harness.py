@@ -74,6 +74,13 @@ def build(setting):
     return model
 
 
+@contextlib.contextmanager
+def quiet():
+    """Nothing printed inside reaches the screen."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
+
+
 def splits(data, validation):
     """Training and held-out (images, labels): the test set, or the last 5,000 of a fixed shuffle of the others."""
     if not validation:
@@ -92,7 +99,7 @@ def prepare(setting, seed, validation=False):
         (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``,
         and the held-out batches.
     """
-    with contextlib.redirect_stdout(open(os.devnull, "w")):
+    with quiet():
         data = utils.load_cifar10()
     if data.note:
         raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
@@ -118,13 +125,13 @@ def run(setting, seed, validation=False, stop=EPOCHS):
     """
     training, held_out = prepare(setting, seed, validation)
     model, device = training[:2]
-    try:
-        with contextlib.redirect_stdout(open(os.devnull, "w")):
+    with quiet():
+        try:
             for epoch in range(1, stop + 1):
                 _, train_accuracy = utils.train(*training, epoch)
-            _, accuracy = utils.test(model, device, held_out)
-    except FloatingPointError:
-        train_accuracy = accuracy = 10.0  # chance
+        except FloatingPointError:  # the network that is left is measured all the same
+            train_accuracy = float("nan")
+        _, accuracy = utils.test(model, device, held_out)
     return asdict(setting) | dict(
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
