@@ -26,39 +26,43 @@ class Ultimus(nn.Module):
         out      = Out(Z)                                             48
 
     Args:
-        dim: length of the vector that comes in and goes out.
-        head: length of K, Q and V; even.
+        basis: (8, 48), orthonormal rows: the directions of the input that the block
+            passes on at its start. Their number and length are those of K and X.
     """
 
-    def __init__(self, dim=48, head=8):
+    def __init__(self, basis):
         super().__init__()
+        head, dim = basis.shape
         self.key = nn.Linear(dim, head)
         self.query = nn.Linear(dim, head)
         self.value = nn.Linear(dim, head)
         self.out = nn.Linear(head, dim)
-        self.reset_parameters()
+        self.reset_parameters(basis)
 
     @torch.no_grad()
-    def reset_parameters(self):
-        """Let the key carry the signal through the block.
+    def reset_parameters(self, basis):
+        """Start as the projection on ``basis``: the key carries the signal through the block.
 
         q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
         softmax is uniform: AM has rank one and every entry of Z is the same number.
-        With query bias +1, -1, +1, ... and value bias +1, -1, +1, ... instead
+        With k = basis x, q = +c, -c, +c, ... and v = +1, -1, +1, ... + c k instead
 
-            Z = head/2 (softmax(k) - softmax(-k)) / sqrt(head),  about  (k - mean(k)) / sqrt(head),
+            Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)     to first order in k:
 
-        of rank head - 1 and nearly linear in k. Orthogonal weights keep what the key
-        reads apart. Out is enlarged by sqrt(head), which undoes the shrinking, times 2,
-        a factor chosen on validation images.
+        the softmaxes carry the differences of the k_j, the values their mean. Out takes
+        basis^T Z sqrt(8)/c, so that out = basis^T basis x. A small c widens
+        the range of x in which that holds.
         """
-        head = self.key.out_features
+        c, head = 0.25, len(basis)
         for layer in (self.key, self.query, self.value, self.out):
-            nn.init.orthogonal_(layer.weight)
             nn.init.zeros_(layer.bias)
-        self.query.bias[0::2], self.query.bias[1::2] = 1, -1
-        self.value.bias[0::2], self.value.bias[1::2] = 1, -1
-        self.out.weight.mul_(2 * head**0.5)
+        signs = torch.tensor([1.0, -1.0]).repeat(head // 2)
+        self.key.weight.copy_(basis)
+        self.query.weight.zero_()
+        self.query.bias.copy_(c * signs)
+        self.value.weight.copy_(c * basis)
+        self.value.bias.copy_(signs)
+        self.out.weight.copy_(basis.T * head**0.5 / c)
 
     def attention(self, x):
         """Attention maps of a batch.
@@ -110,8 +114,13 @@ class UltimusNet(nn.Module):
             conv_pool(32, 48, pool=5),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.blocks = nn.Sequential(*[Ultimus() for _ in range(4)])
+        basis = nn.init.orthogonal_(torch.empty(8, 48))  # one for all, so that no block projects away
+        self.blocks = nn.Sequential(*[Ultimus(basis) for _ in range(4)])  # what the one before passed on
         self.fc = nn.Linear(48, num_classes)
+        classes = torch.randn(num_classes, 8)
+        classes = torch.linalg.qr(classes - classes.mean(0)).Q  # orthonormal columns, each of sum zero
+        with torch.no_grad():  # read all directions alike; 1/sqrt(3) is the size of PyTorch's default
+            self.fc.weight.copy_(classes @ basis[: classes.shape[1]] / 3**0.5)
 
     def forward(self, images):
         """Map normalised images (B, 3, 32, 32) to logits (B, num_classes).

@@ -3,7 +3,7 @@
 Everything around the network of ``model9.py``, in four sections:
 
     1. Data        load_cifar10, random_flip, random_crop, augment, normalize, Batches
-    2. Schedule    seed_everything, device_name, one_cycle, learning_rates, find_lr
+    2. Schedule    seed_everything, device_name, adam, one_cycle, learning_rates, find_lr
     3. Loops       train, test, fit, predict, save, load
     4. Plots       one function for each figure of the notebook; each saves what it draws
 """
@@ -257,11 +257,20 @@ def device_name(device):
     return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
 
 
+def adam(model):
+    """Adam with two groups of parameters, each of which may have its own rate: the blocks' last, all others first."""
+    others = [parameter for name, parameter in model.named_parameters() if not name.startswith("blocks.")]
+    return torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
+
+
 def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005):
     """The course's one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways.
 
     From max_lr / 10 up to max_lr in the first fifth of the steps, then down to
     max_lr / 1000. Step it after every batch. The defaults are the assignment's.
+
+    Args:
+        max_lr: one rate, or a list of one for each of the optimizer's groups.
 
     Raises:
         ValueError: fewer than 6 steps in all, which leave no room for the rise.
@@ -634,6 +643,21 @@ def block_spectra(model, images):
             }
         )
     return rows
+
+
+def head_spectrum(model, images):
+    """How strongly each direction of X reaches the logits, for normalised images (B, 3, 32, 32), in eval mode.
+
+    Returns:
+        The 10 singular values of d logits / dX, (10, 48), largest first, means over the
+        images. What all classes share is taken off, since the softmax doesn't see it, so
+        that the last one is zero.
+    """
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        x = model.pool(model.stem(images)).flatten(1)
+    jacobian = torch.func.vmap(torch.func.jacrev(nn.Sequential(model.blocks, model.fc)))(x).detach()  # (B, 10, 48)
+    return torch.linalg.svdvals(jacobian - jacobian.mean(1, keepdim=True)).mean(0).tolist()
 
 
 def plot_spectra(spectra, note=""):

@@ -19,28 +19,37 @@ FIGURE = Path(__file__).parents[1] / "images" / "ablation.png"
 
 OURS = Setting("ours")
 PUBLISHED = replace(
-    OURS, name="published", stem="stride 1", attention="per batch", init="default", max_lr=0.005, augment=False
+    OURS,
+    name="published",
+    stem="stride 1",
+    attention="per batch",
+    init="default",
+    max_lr=0.005,
+    block_rate=1.0,
+    augment=False,
 )
 PER_IMAGE = replace(PUBLISHED, name="+ attention per image", attention="per image")
 POOLED = replace(PER_IMAGE, name="+ overlapping max-pools", stem="max-pools")
-KEYED = replace(POOLED, name="+ our initialisation", init="key")
-FASTER = replace(KEYED, name=f"+ max_lr {OURS.max_lr}", max_lr=OURS.max_lr)
+PROJECTING = replace(POOLED, name="+ our initialisation", init="projection")
+FASTER = replace(PROJECTING, name=f"+ max_lr {OURS.max_lr}", max_lr=OURS.max_lr)
+CALMER = replace(FASTER, name=f"+ blocks at {OURS.block_rate} x max_lr", block_rate=OURS.block_rate)
 ROWS = {  # setting: number of seeds; "ours" is the row above it with flip and crop
     OURS: 5,
     replace(OURS, name="no blocks", blocks=0): 5,
     replace(OURS, name="linear 48 > 8 > 48, no blocks", blocks=0, bottleneck=True): 3,
-    PUBLISHED: 1,
-    PER_IMAGE: 1,
-    POOLED: 3,
-    KEYED: 3,
+    PROJECTING: 3,
     FASTER: 3,
+    CALMER: 3,
     replace(OURS, name="one block", blocks=1): 3,
     replace(OURS, name="two blocks", blocks=2): 3,
     replace(OURS, name="three blocks", blocks=3): 3,
     replace(OURS, name="ours with residuals", residual=True): 3,
+    POOLED: 3,
+    PER_IMAGE: 1,
+    PUBLISHED: 1,
 }
-ORDER = [PUBLISHED, PER_IMAGE, POOLED, KEYED, FASTER, OURS, *(s for s in ROWS if s.blocks < 4 or s.residual)]
-
+LADDER = [PUBLISHED, PER_IMAGE, POOLED, PROJECTING, FASTER, CALMER, OURS]
+ORDER = [*LADDER, *(setting for setting in ROWS if setting not in LADDER)]
 
 def draw(rows):
     """Mean test accuracy of each row as a bar, every run as a dot."""

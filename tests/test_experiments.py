@@ -11,8 +11,7 @@ from harness import Setting, build, run_all
 
 
 def test_the_rows_of_the_ablation_differ_by_one_change_each():
-    order = [ablation.PUBLISHED, ablation.PER_IMAGE, ablation.POOLED, ablation.KEYED, ablation.FASTER, ablation.OURS]
-    for before, after in zip(order, order[1:]):
+    for before, after in zip(ablation.LADDER, ablation.LADDER[1:]):
         changed = [f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)]
         assert len(set(changed) - {"name"}) == 1, after.name
     assert len(ablation.ORDER) == len(ablation.ROWS) == len({setting.name for setting in ablation.ROWS})
@@ -39,6 +38,25 @@ def test_only_the_published_attention_mixes_the_images_of_a_batch():
             inputs = net.pool(net.stem(images)).flatten(1)
             together, alone = net.blocks[0](inputs), net.blocks[0](inputs[:1])
         assert (together[0] - alone[0]).abs().max().gt(1e-5).item() is mixes
+
+
+def test_the_linear_bottleneck_is_what_ours_starts_as():
+    bottleneck = next(s for s in ablation.ROWS if s.bottleneck)
+    torch.manual_seed(0)
+    linear = build(bottleneck)
+    torch.manual_seed(0)
+    ours, x = build(ablation.OURS), 1e-3 * torch.randn(4, 48)
+    torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
+    assert torch.equal(linear.fc.weight, ours.fc.weight)
+
+
+def test_a_rows_directions_are_those_of_its_head():
+    images = torch.randn(8, 3, 32, 32)
+    for blocks, directions in ((0, 9), (4, 8)):
+        torch.manual_seed(0)
+        spectrum = harness.utils.head_spectrum(build(replace(ablation.OURS, blocks=blocks)), images)
+        assert len(spectrum) == 10 and spectrum == sorted(spectrum, reverse=True)
+        assert sum(value > 0.01 * spectrum[0] for value in spectrum) == directions
 
 
 def test_residual_blocks_add_their_input():

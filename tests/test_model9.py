@@ -10,6 +10,12 @@ from hypothesis import strategies as st
 from model9 import Ultimus, UltimusNet
 
 
+def new_block(head=8, dim=48):
+    """A block with a random basis, and the basis."""
+    basis = torch.nn.init.orthogonal_(torch.empty(head, dim))
+    return Ultimus(basis), basis
+
+
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
@@ -30,7 +36,7 @@ def naive_ultimus(block, x):
 @pytest.mark.parametrize("scale", [0.1, 1, 5])
 def test_the_block_computes_the_assignments_formula_for_each_image(scale):
     torch.manual_seed(1)
-    block, x = Ultimus(), scale * torch.randn(4, 48)
+    block, x = new_block()[0], scale * torch.randn(4, 48)
     for parameter in block.parameters():  # no symmetry of the initialisation left
         parameter.data += 0.3 * torch.randn_like(parameter)
     for image, attention, out in zip(x, block.attention(x), block(x)):
@@ -50,7 +56,7 @@ def test_shapes_and_parameter_counts_are_the_assignments(net):
     assert UltimusNet(num_classes=7)(torch.randn(2, 3, 32, 32)).shape == (2, 7)
     assert net.blocks[0](torch.randn(5, 48)).shape == (5, 48)
     assert net.blocks[0].attention(torch.randn(5, 48)).shape == (5, 8, 8)
-    small = Ultimus(dim=12, head=4)
+    small, _ = new_block(head=4, dim=12)
     assert small(torch.randn(5, 12)).shape == (5, 12) and small.attention(torch.randn(5, 12)).shape == (5, 4, 4)
 
 
@@ -73,21 +79,30 @@ def test_an_images_logits_never_depend_on_the_batch(count, random, scale):
 @given(st.floats(-1e6, 1e6), st.integers(0, 1000))
 def test_rows_of_the_attention_sum_to_one_over_sqrt_8_without_overflow(scale, seed):
     torch.manual_seed(seed)
-    sums = Ultimus().attention(scale * torch.randn(3, 48)).sum(dim=2)
+    sums = new_block()[0].attention(scale * torch.randn(3, 48)).sum(dim=2)
     torch.testing.assert_close(sums, torch.full((3, 8), 1 / math.sqrt(8)))
 
 
-def test_a_new_block_passes_seven_directions_of_the_key_on_and_eight_of_the_input():
+def test_a_new_block_is_the_projection_on_its_basis_to_first_order():
     torch.manual_seed(0)
-    block, x = Ultimus(), 0.1 * torch.randn(16, 48)
-    k = block.key(x)
-    expected = 4 / math.sqrt(8) * (k.softmax(1) - (-k).softmax(1))
-    block.query.weight.data.zero_(), block.value.weight.data.zero_()  # the value's and query's own part aside
-    z = (block.value(x).unsqueeze(1) @ block.attention(x)).squeeze(1)
-    torch.testing.assert_close(z, expected)
-    torch.testing.assert_close(z, (k - k.mean(1, keepdim=True)) / math.sqrt(8), atol=3e-3, rtol=0)
-    jacobian = torch.func.jacrev(Ultimus())(x[0])
-    assert torch.linalg.svdvals(jacobian)[7] > 0.5
+    block, basis = new_block()
+    x, errors = torch.randn(16, 48), []
+    for scale in (0.1, 0.01):
+        projected = scale * x @ basis.T @ basis
+        errors.append(((block(scale * x) - projected).norm() / projected.norm()).item())
+    assert errors[0] < 0.1 and errors[1] < 0.15 * errors[0]  # the rest is of second order
+    jacobian = torch.func.jacrev(block)(torch.zeros(48))
+    torch.testing.assert_close(jacobian, basis.T @ basis, atol=1e-5, rtol=0)
+
+
+def test_a_new_networks_four_blocks_pass_on_the_same_eight_directions_and_the_classes_read_all_of_them():
+    torch.manual_seed(0)
+    net = UltimusNet()
+    basis = net.blocks[0].key.weight
+    torch.testing.assert_close(basis @ basis.T, torch.eye(8), atol=1e-5, rtol=0)
+    jacobian = torch.func.jacrev(net.blocks)(torch.zeros(48))
+    torch.testing.assert_close(jacobian, basis.T @ basis, atol=1e-4, rtol=0)
+    assert torch.linalg.svdvals(net.fc.weight - net.fc.weight.mean(0))[7] > 0.1
 
 
 def test_a_wrong_shape_is_refused_with_what_was_given_and_what_is_wanted(net):

@@ -98,6 +98,18 @@ def test_the_rate_rises_to_its_peak_in_the_first_fifth_and_falls_to_a_thousandth
     assert all(a > b for a, b in zip(rates[top:], rates[top + 1 :]))
 
 
+def test_the_blocks_may_have_a_rate_of_their_own_and_the_log_shows_the_others(capsys, small):
+    model = UltimusNet()
+    optimizer = utils.adam(model)
+    others, blocks = optimizer.param_groups
+    assert {id(p) for p in blocks["params"]} == {id(p) for p in model.blocks.parameters()}
+    assert len(others["params"]) + len(blocks["params"]) == len(list(model.parameters()))
+    scheduler = utils.one_cycle(optimizer, 1, 6, [0.01, 0.002])
+    assert scheduler.get_last_lr() == pytest.approx([0.001, 0.0002])
+    (row,) = utils.fit(model, CPU, *small, optimizer, scheduler, 1)
+    assert row["lr"] == 0.001 and "EPOCH: 1 (LR: 0.001)" in capsys.readouterr().out
+
+
 def test_a_schedule_too_short_to_rise_is_refused():
     with pytest.raises(ValueError, match="1 epochs of 5 steps.*6 steps"):
         utils.learning_rates(1, 5)
