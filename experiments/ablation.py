@@ -51,6 +51,7 @@ ROWS = {  # setting: number of seeds; "ours" is the row above it with flip and c
 LADDER = [PUBLISHED, PER_IMAGE, POOLED, PROJECTING, FASTER, CALMER, OURS]
 ORDER = [*LADDER, *(setting for setting in ROWS if setting not in LADDER)]
 
+
 def draw(rows):
     """Mean test accuracy of each row as a bar, every run as a dot."""
     runs = {s.name: [float(r["accuracy"]) for r in rows if r["name"] == s.name] for s in ORDER}

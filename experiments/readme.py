@@ -60,13 +60,18 @@ def seeds_table():
 
 
 def ablation_table():
-    lines = ["| network and training | test accuracy (%) | runs | parameters |", "| --- | ---: | ---: | ---: |"]
-    rows = read(ABLATION)
+    lines = [
+        "| network and training | test accuracy (%) | runs | directions left | parameters |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
     for setting in ORDER:
-        values = accuracies(setting.name)
-        if values:
-            parameters = next(int(row["parameters"]) for row in rows if row["name"] == setting.name)
-            lines.append(f"| {setting.name} | {spread(values)} | {len(values)} | {parameters:,} |")
+        rows = [row for row in read(ABLATION) if row["name"] == setting.name]
+        if rows:
+            values = accuracies(setting.name)
+            counts = [int(row["directions"]) for row in rows if row["directions"]]
+            left = "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
+            parameters = int(rows[0]["parameters"])
+            lines.append(f"| {setting.name} | {spread(values)} | {len(values)} | {left} | {parameters:,} |")
     return "\n".join(lines)
 
 

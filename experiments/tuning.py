@@ -1,4 +1,4 @@
-"""How max_lr was chosen: validation accuracy after 24 epochs, the test set untouched.
+"""How the rates were chosen: validation accuracy after 24 epochs, the test set untouched.
 
     python experiments/tuning.py
 
@@ -13,7 +13,10 @@ from harness import Setting, run_all
 
 CSV = Path(__file__).with_name("tuning.csv")
 OURS = Setting("ours")
-JOBS = [(replace(OURS, name=f"max_lr {rate}", max_lr=rate), seed) for seed in (1, 2) for rate in (0.01, 0.015, 0.02)]
+SETTINGS = [OURS]
+SETTINGS += [replace(OURS, name=f"blocks at {rate} x max_lr", block_rate=rate) for rate in (0.1, 0.4, 1.0)]
+SETTINGS += [replace(OURS, name=f"max_lr {rate}", max_lr=rate) for rate in (0.01, 0.02)]
+JOBS = [(setting, seed) for seed in (1, 2) for setting in SETTINGS]
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, validation=True)

@@ -77,8 +77,10 @@ def test_no_cell_is_longer_than_a_screen_and_each_has_a_text_near_it(notebook):
 def test_the_experiments_compare_the_setting_that_the_notebook_trains(notebook):
     from harness import BATCH_SIZE, EPOCHS, Setting
 
-    constants = re.search(r"EPOCHS, BATCH_SIZE, MAX_LR, SEED = (\d+), (\d+), ([\d.]+), \d+", NOTEBOOK.read_text())
-    assert (EPOCHS, BATCH_SIZE, Setting("ours").max_lr) == (int(constants[1]), int(constants[2]), float(constants[3]))
+    constants = r"EPOCHS, BATCH_SIZE, MAX_LR, BLOCK_RATE, SEED = (\d+), (\d+), ([\d.]+), ([\d.]+), \d+"
+    told = [float(number) for number in re.search(constants, NOTEBOOK.read_text()).groups()]
+    ours = Setting("ours")
+    assert told == [EPOCHS, BATCH_SIZE, ours.max_lr, ours.block_rate]
 
 
 # --- the README --------------------------------------------------------------------
