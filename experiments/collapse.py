@@ -2,8 +2,9 @@
 
     python experiments/collapse.py
 
-1. Ten seeds of the final setting, and some at higher max_lr, eight epochs each: well
-   past the peak of the one-cycle policy in the fifth. Into collapse.csv.
+1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have no
+   rate of their own, eight epochs each: well past the peak of the one-cycle policy in
+   the fifth. Into collapse.csv.
 2. The first run of these that fell to chance (none: the highest max_lr), once more,
    with the blocks watched 14 times an epoch. Into collapse_trace.csv and images/collapse.png.
 """
@@ -14,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from harness import Setting, prepare, quiet, read, run_all, utils
+from harness import Setting, one_thread, prepare, quiet, read, run_all, utils
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
@@ -28,6 +29,8 @@ JOBS = [
     for multiple, seeds in SEEDS.items()
     for seed in range(1, seeds + 1)
 ]
+FULL_RATE = replace(OURS, name="3 x max_lr, the blocks at the full rate", max_lr=3 * OURS.max_lr, block_rate=1.0)
+JOBS += [(FULL_RATE, seed) for seed in (1, 2, 3)]
 
 
 def trace(setting, seed, every=7):
@@ -59,7 +62,7 @@ def draw(rows, title):
     """Loss, spread of Z and saturation of AM over the steps."""
     steps = [int(row["step"]) / 98 for row in rows]
     figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    panels[0].plot(steps, [float(row["loss"]) for row in rows])
+    panels[0].semilogy(steps, [float(row["loss"]) for row in rows])
     for number in range(1, 5):
         panels[1].semilogy(steps, [float(row[f"spread {number}"]) for row in rows], label=f"block {number}")
         panels[2].plot(steps, [float(row[f"saturation {number}"]) for row in rows], label=f"block {number}")
@@ -78,6 +81,7 @@ if __name__ == "__main__":
     title = f"{setting.name} ({setting.max_lr:g}), seed {seed}"
     if not TRACE.exists():
         print(f"watching {title}")
+        one_thread()
         looks = trace(setting, seed)
         with open(TRACE, "w", newline="") as file:
             writer = csv.DictWriter(file, looks[0])

@@ -155,7 +155,8 @@ def run(setting, seed, validation=False, stop=EPOCHS):
     )
 
 
-def _one_thread():
+def one_thread():
+    """What each run of ``run_all`` has; another number of threads rounds, and so ends, otherwise."""
     torch.set_num_threads(1)
 
 
@@ -193,7 +194,7 @@ def run_all(path, jobs, **options):
             f"about {estimate(jobs, options) / workers / 60:.0f} minutes, by the time of a few steps of each",
             flush=True,
         )
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=one_thread) as pool:
         futures = [pool.submit(run, setting, seed, **options) for setting, seed in jobs]
         for number, future in enumerate(as_completed(futures), start=1):
             row = future.result()
