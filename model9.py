@@ -27,7 +27,8 @@ class Ultimus(nn.Module):
 
     Args:
         basis: (8, 48), orthonormal rows, an even number: the directions of the input that
-            the block passes on at its start. Their number and length are those of K and X.
+            the block passes on at its start, unchanged, as a deep chain wants it (Saxe et
+            al., https://arxiv.org/abs/1312.6120). Their number and length are those of K and X.
     """
 
     def __init__(self, basis):
@@ -114,8 +115,8 @@ class UltimusNet(nn.Module):
             conv_pool(32, 48, pool=5),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        basis = nn.init.orthogonal_(torch.empty(8, 48))  # one for all, so that no block projects away
-        self.blocks = nn.Sequential(*[Ultimus(basis) for _ in range(4)])  # what the one before passed on
+        basis = nn.init.orthogonal_(torch.empty(8, 48))  # the same for all blocks, which pass on the same directions
+        self.blocks = nn.Sequential(*[Ultimus(basis) for _ in range(4)])
         self.fc = nn.Linear(48, num_classes)
         classes = torch.randn(num_classes, 8)
         classes = torch.linalg.qr(classes - classes.mean(0)).Q  # orthonormal columns, each of sum zero
