@@ -65,7 +65,7 @@ def draw(rows):
     axes.invert_yaxis()
     axes.axvline(10, color="C3", linestyle=":", label="chance")
     axes.set(title="What each change brings", xlabel="test accuracy after 24 epochs (%)", xlim=(0, 100))
-    axes.legend(loc="lower right")
+    axes.legend(loc="upper right")
     figure.savefig(FIGURE)
 
 
