@@ -64,8 +64,9 @@ def ablation_table():
         "| network and training | test accuracy (%) | runs | directions left | parameters |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
+    table = read(ABLATION)
     for setting in ORDER:
-        rows = [row for row in read(ABLATION) if row["name"] == setting.name]
+        rows = [row for row in table if row["name"] == setting.name]
         if rows:
             values = accuracies(setting.name)
             counts = [int(row["directions"]) for row in rows if row["directions"]]
