@@ -131,8 +131,11 @@ class UltimusNet(nn.Module):
             TypeError: the images are not of the weights' floating-point type.
         """
         self._check(images)
-        x = self.pool(self.stem(images)).flatten(1)  # (B, 48)
-        return self.fc(self.blocks(x))  # (B, num_classes)
+        return self.fc(self.blocks(self.features(images)))  # (B, num_classes)
+
+    def features(self, images):
+        """X, what the blocks receive: normalised images (B, 3, 32, 32) to (B, 48)."""
+        return self.pool(self.stem(images)).flatten(1)
 
     def _check(self, images):
         weight = self.fc.weight

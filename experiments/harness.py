@@ -31,7 +31,7 @@ class Setting:
     """One training. The defaults are those of the notebook."""
 
     name: str
-    stem: str = "max-pools"  # or "stride 1": no pooling at all
+    stem: str = "max-pools"  # or "stride 1": no pooling at all, or "dense": the last pool at stride 1
     attention: str = "per image"  # or "per batch": the published Q^T K, (8 x B)(B x 8), sqrt(8) inside
     init: str = "projection"  # or "default": PyTorch's
     max_lr: float = 0.015
@@ -76,6 +76,8 @@ def build(setting):
     if setting.stem == "stride 1":
         for conv_pool in model.stem:
             conv_pool[1] = nn.Identity()
+    elif setting.stem == "dense":
+        model.stem[2][1].stride = 1
     if setting.init == "default":
         model = utils.with_default_init(model)
     return model
@@ -185,8 +187,6 @@ def run_all(path, jobs, **options):
     """
     done = {(row["name"], int(row["seed"])) for row in read(path)}
     jobs = [(setting, seed) for setting, seed in jobs if (setting.name, seed) not in done]
-    # On Linux: else each step gives its large blocks back to the system and fetches new ones, page by page.
-    os.environ.update(MALLOC_MMAP_THRESHOLD_="2000000000", MALLOC_TRIM_THRESHOLD_="4000000000")
     workers = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
     print(f"{path.name}: {len(done)} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
     if jobs:

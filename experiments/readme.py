@@ -13,22 +13,28 @@ import statistics
 from pathlib import Path
 
 from ablation import CSV as ABLATION
-from ablation import ORDER
+from ablation import COLLAPSED, ORDER
 from collapse import CSV as COLLAPSE
 from collapse import JOBS
 from harness import read
 
 ROOT = Path(__file__).parents[1]
 
+GITHUB = "https://github.com/"
+BEST_OTHER = GITHUB + "abhyuditjain/eva-8/blob/adf545ae7759c2450fa1496fe7769e0eebb0e3ea/session9/README.md"
 UVA = "https://uvadlc-notebooks.readthedocs.io/en/latest/tutorial_notebooks/tutorial15/Vision_Transformer.html"
 RESULTS = [  # as the others published them
     "| solution | test accuracy (%) | parameters | epochs | time | source |",
     "| --- | --- | ---: | ---: | --- | --- |",
     "| published solution | 40.14 | | 24 | 22 s an epoch, Colab GPU "
-    "| [shreyash-99/EVA8](https://github.com/shreyash-99/EVA8), its log |",
-    "| another one | 41 | | 24 | | [gremlin97/EVA-8](https://github.com/gremlin97/EVA-8), folder s9 |",
+    f"| [shreyash-99/EVA8]({GITHUB}shreyash-99/EVA8), its log |",
+    "| another, stuck at chance | 10.00 | 25,680 | 24 | 18 s an epoch "
+    f"| [peeyushsinghal/EVA8]({GITHUB}peeyushsinghal/EVA8/blob/main/S9-Assignment-Solution/README.md) |",
+    "| another | 41.10 | 25,978 | 24 | 4 s an epoch "
+    f"| [ojhajayant/EVA8]({GITHUB}ojhajayant/EVA8/blob/main/session_9/README.md) |",
+    f"| the best other one found | 62.25 | 26,064 | 24 | 16 s an epoch | [abhyuditjain/eva-8]({BEST_OTHER}) |",
     "| with residual connections and an elementwise product in place of QᵀK | 64.43 | 25,882 | 24 | 13 s an epoch "
-    "| log of the author of [pytorch-cifar-for-EVA](https://github.com/ajinkyakhadilkar/pytorch-cifar-for-EVA) |",
+    f"| log of the author of [pytorch-cifar-for-EVA]({GITHUB}ajinkyakhadilkar/pytorch-cifar-for-EVA) |",
     f"| Vision Transformer of six layers | 75.59 | | 180 | up to an hour, Titan RTX | [UvA tutorial 15]({UVA}) |",
 ]
 
@@ -72,7 +78,8 @@ def ablation_table():
             counts = [int(row["directions"]) for row in rows if row["directions"]]
             left = "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
             parameters = int(rows[0]["parameters"])
-            lines.append(f"| {setting.name} | {spread(values)} | {len(values)} | {left} | {parameters:,} |")
+            told = spread(values) if min(values) >= COLLAPSED else ", ".join(f"{value:.2f}" for value in values)
+            lines.append(f"| {setting.name} | {told} | {len(values)} | {left} | {parameters:,} |")
     return "\n".join(lines)
 
 

@@ -35,7 +35,7 @@ def test_only_the_published_attention_mixes_the_images_of_a_batch():
         torch.manual_seed(0)
         net, images = build(setting).eval(), 5 * torch.randn(6, 3, 32, 32)
         with torch.no_grad():
-            inputs = net.pool(net.stem(images)).flatten(1)
+            inputs = net.features(images)
             together, alone = net.blocks[0](inputs), net.blocks[0](inputs[:1])
         assert (together[0] - alone[0]).abs().max().gt(1e-5).item() is mixes
 

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import platform
 import re
 import warnings
 
@@ -239,6 +240,20 @@ def test_cutting_and_augmenting_a_batch_does_not_wait_for_the_device(small):
     with Readings() as readings:
         assert len(list(small[0])) == 6
     assert readings.count == 0
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc hands freed memory back")
+def test_a_training_step_uses_the_memory_that_the_step_before_freed():
+    import resource
+
+    def faults(blocks):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(blocks):
+            torch.ones(2**24)  # 64 MiB, freed at once
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    first, later = faults(1), faults(20)
+    assert later < first + 1_000
 
 
 # --- failures --------------------------------------------------------------------
