@@ -12,8 +12,8 @@ import re
 import statistics
 from pathlib import Path
 
-from ablation import CSV as ABLATION
 from ablation import COLLAPSED, ORDER
+from ablation import CSV as ABLATION
 from collapse import CSV as COLLAPSE
 from collapse import JOBS
 from harness import read
