@@ -3,7 +3,7 @@
     images                       (B,  3, 32, 32)
       conv 3x3, max-pool 3x3/2   (B, 16, 16, 16)   each followed by
       conv 3x3, max-pool 3x3/2   (B, 32,  8,  8)   BatchNorm and ReLU
-      conv 3x3, max-pool 5x5/2   (B, 48,  4,  4)
+      conv 3x3, max-pool 5x5/1   (B, 48,  8,  8)
       global average pooling     (B, 48)           X
       4 x Ultimus                (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
       fully connected            (B, 10)           logits
@@ -86,15 +86,15 @@ class Ultimus(nn.Module):
         return self.out(z)  # (B, 48)
 
 
-def conv_pool(in_channels, out_channels, pool):
-    """3x3 convolution, overlapping max-pooling of stride 2, BatchNorm, ReLU.
+def conv_pool(in_channels, out_channels, pool, stride):
+    """3x3 convolution, overlapping max-pooling (a window wider than its stride), BatchNorm, ReLU.
 
-    Pooling first leaves BatchNorm and ReLU a quarter of their work. A wide pooling
+    Pooling at stride 2 first leaves BatchNorm and ReLU a quarter of their work. A wide
     window lets an entry of the last map see more of the image, without a parameter.
     """
     return nn.Sequential(
         nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        nn.MaxPool2d(pool, stride=2, padding=pool // 2),
+        nn.MaxPool2d(pool, stride, padding=pool // 2),
         nn.BatchNorm2d(out_channels),
         nn.ReLU(),
     )
@@ -110,9 +110,9 @@ class UltimusNet(nn.Module):
     def __init__(self, num_classes=10):
         super().__init__()
         self.stem = nn.Sequential(
-            conv_pool(3, 16, pool=3),
-            conv_pool(16, 32, pool=3),
-            conv_pool(32, 48, pool=5),
+            conv_pool(3, 16, pool=3, stride=2),
+            conv_pool(16, 32, pool=3, stride=2),
+            conv_pool(32, 48, pool=5, stride=1),  # the average that follows takes every place, not every fourth
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
         basis = nn.init.orthogonal_(torch.empty(8, 48))  # the same for all blocks, which pass on the same directions

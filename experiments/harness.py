@@ -31,7 +31,7 @@ class Setting:
     """One training. The defaults are those of the notebook."""
 
     name: str
-    stem: str = "max-pools"  # or "stride 1": no pooling at all, or "dense": the last pool at stride 1
+    stem: str = "dense"  # or "max-pools": the last pool at stride 2, too; or "stride 1": no pooling at all
     attention: str = "per image"  # or "per batch": the published Q^T K, (8 x B)(B x 8), sqrt(8) inside
     init: str = "projection"  # or "default": PyTorch's
     max_lr: float = 0.015
@@ -76,8 +76,8 @@ def build(setting):
     if setting.stem == "stride 1":
         for conv_pool in model.stem:
             conv_pool[1] = nn.Identity()
-    elif setting.stem == "dense":
-        model.stem[2][1].stride = 1
+    elif setting.stem == "max-pools":
+        model.stem[2][1].stride = 2
     if setting.init == "default":
         model = utils.with_default_init(model)
     return model

@@ -12,11 +12,13 @@ import re
 import statistics
 from pathlib import Path
 
-from ablation import COLLAPSED, ORDER
+from ablation import COLLAPSED, COSTS, LADDER, NO_BLOCKS, VARIED
 from ablation import CSV as ABLATION
 from collapse import CSV as COLLAPSE
 from collapse import JOBS
 from harness import read
+from tuning import CSV as TUNING
+from tuning import SETTINGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -65,13 +67,25 @@ def seeds_table():
     return "\n".join(lines)
 
 
-def ablation_table():
+def tuning_table():
+    lines = ["| change | validation accuracy of each run (%) | mean |", "| --- | --- | ---: |"]
+    rows = read(TUNING)
+    for setting in SETTINGS:
+        values = [float(row["accuracy"]) for row in rows if row["name"] == setting.name]
+        if values:
+            name = "none" if setting.name == "ours" else setting.name
+            lines.append(f"| {name} | {', '.join(f'{v:.2f}' for v in values)} | {statistics.mean(values):.2f} |")
+    return "\n".join(lines)
+
+
+def ablation_table(settings):
+    """Rows of the ablation, {what the table calls it: its setting}."""
     lines = [
         "| network and training | test accuracy (%) | runs | directions left | parameters |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     table = read(ABLATION)
-    for setting in ORDER:
+    for name, setting in settings.items():
         rows = [row for row in table if row["name"] == setting.name]
         if rows:
             values = accuracies(setting.name)
@@ -79,7 +93,7 @@ def ablation_table():
             left = "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
             parameters = int(rows[0]["parameters"])
             told = spread(values) if min(values) >= COLLAPSED else ", ".join(f"{value:.2f}" for value in values)
-            lines.append(f"| {setting.name} | {told} | {len(values)} | {left} | {parameters:,} |")
+            lines.append(f"| {name} | {told} | {len(values)} | {left} | {parameters:,} |")
     return "\n".join(lines)
 
 
@@ -109,6 +123,8 @@ def fill(text, notebook):
         f"| **this repository** | **{spread(accuracies('ours'))}** (n = 5) | 25,978 | 24 "
         f"| {minutes:.1f} min in all, {machine.split(' on ')[1]} | [ablation.csv](experiments/ablation.csv) |"
     )
+    costs = {setting.name.partition(": ")[2]: setting for setting in COSTS}
+    costs["four blocks"] = VARIED
     parts = {
         "headline": f"**{spread(accuracies('ours'))} % on CIFAR-10's test set** (mean ± standard deviation of five "
         f"seeds), {minutes:.1f} minutes a training on {machine.split(' on ')[1]}.",
@@ -116,7 +132,9 @@ def fill(text, notebook):
         "run": f"The notebook's run: {accuracy} % test and {training} % training accuracy on {data}, "
         f"{minutes:.1f} minutes ({machine}).",
         "seeds": seeds_table(),
-        "ablation": ablation_table(),
+        "tuning": tuning_table(),
+        "ablation": ablation_table({setting.name: setting for setting in (*LADDER, NO_BLOCKS)}),
+        "costs": ablation_table(costs),
         "collapse": collapse_table(),
         "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text().strip(),
         "log": f"```text\n{log}\n```",

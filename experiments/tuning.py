@@ -13,7 +13,7 @@ from harness import Setting, run_all
 
 CSV = Path(__file__).with_name("tuning.csv")
 OURS = Setting("ours")
-SETTINGS = [OURS, replace(OURS, name="last max-pool at stride 1", stem="dense")]
+SETTINGS = [OURS, replace(OURS, name="last max-pool at stride 2", stem="max-pools")]
 SETTINGS += [replace(OURS, name=f"blocks at {rate} x max_lr", block_rate=rate) for rate in (0.1, 0.4, 1.0)]
 SETTINGS += [replace(OURS, name=f"max_lr {rate}", max_lr=rate) for rate in (0.01, 0.02)]
 JOBS = [(setting, seed) for seed in (1, 2) for setting in SETTINGS]

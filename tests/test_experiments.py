@@ -14,20 +14,17 @@ def test_the_rows_of_the_ablation_differ_by_one_change_each():
     for before, after in zip(ablation.LADDER, ablation.LADDER[1:]):
         changed = [f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)]
         assert len(set(changed) - {"name"}) == 1, after.name
-    assert len(ablation.ORDER) == len(ablation.ROWS) == len({setting.name for setting in ablation.ROWS})
+    names = {setting.name for setting in ablation.ORDER}
+    assert len(ablation.ORDER) == len(names) and set(ablation.SEEDS) <= names
 
 
 def test_networks_are_what_their_settings_say():
-    counts = {s.name: sum(p.numel() for p in build(s).parameters()) for s in ablation.ROWS}
-    assert counts["published"] == counts["ours"] == counts["ours with residuals"] == 25_978
-    assert [counts[name] for name in ("no blocks", "one block", "two blocks", "three blocks")] == [
-        19_546,
-        21_154,
-        22_762,
-        24_370,
-    ]
-    assert build(ablation.PUBLISHED).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, 32, 32)
-    assert build(ablation.OURS).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, 4, 4)
+    counts = [sum(p.numel() for p in build(s).parameters()) for s in (*ablation.LADDER, ablation.NO_BLOCKS)]
+    assert counts == [25_978] * len(ablation.LADDER) + [19_546]
+    counts = [sum(p.numel() for p in build(s).parameters()) for s in ablation.COSTS]
+    assert counts == [19_546, 20_370, 21_154, 22_762, 24_370, 25_978]
+    for setting, side in ((ablation.PUBLISHED, 32), (ablation.VARIED, 4), (ablation.OURS, 8)):
+        assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
 
 
 def test_only_the_published_attention_mixes_the_images_of_a_batch():
@@ -41,7 +38,7 @@ def test_only_the_published_attention_mixes_the_images_of_a_batch():
 
 
 def test_the_linear_bottleneck_is_what_ours_starts_as():
-    bottleneck = next(s for s in ablation.ROWS if s.bottleneck)
+    bottleneck = next(s for s in ablation.COSTS if s.bottleneck)
     torch.manual_seed(0)
     linear = build(bottleneck)
     torch.manual_seed(0)
