@@ -101,13 +101,9 @@ def conv_pool(in_channels, out_channels, pool, stride):
 
 
 class UltimusNet(nn.Module):
-    """Three convolutions, four ULTIMUS blocks in a row, one fully connected layer.
+    """Three convolutions, four ULTIMUS blocks in a row, one fully connected layer."""
 
-    Args:
-        num_classes: number of logits.
-    """
-
-    def __init__(self, num_classes=10):
+    def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(
             conv_pool(3, 16, pool=3, stride=2),
@@ -117,21 +113,21 @@ class UltimusNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         basis = nn.init.orthogonal_(torch.empty(8, 48))  # the same for all blocks, which pass on the same directions
         self.blocks = nn.Sequential(*[Ultimus(basis) for _ in range(4)])
-        self.fc = nn.Linear(48, num_classes)
-        classes = torch.randn(num_classes, 8)
+        self.fc = nn.Linear(48, 10)
+        classes = torch.randn(10, 8)
         classes = torch.linalg.qr(classes - classes.mean(0)).Q  # orthonormal columns, each of sum zero
         with torch.no_grad():  # read all directions alike; 1/sqrt(3) is the size of PyTorch's default
-            self.fc.weight.copy_(classes @ basis[: classes.shape[1]] / 3**0.5)
+            self.fc.weight.copy_(classes @ basis / 3**0.5)
 
     def forward(self, images):
-        """Map normalised images (B, 3, 32, 32) to logits (B, num_classes).
+        """Map normalised images (B, 3, 32, 32) to logits (B, 10).
 
         Raises:
             ValueError: the images have another shape or lie on another device.
             TypeError: the images are not of the weights' floating-point type.
         """
         self._check(images)
-        return self.fc(self.blocks(self.features(images)))  # (B, num_classes)
+        return self.fc(self.blocks(self.features(images)))  # (B, 10)
 
     def features(self, images):
         """X, what the blocks receive: normalised images (B, 3, 32, 32) to (B, 48)."""

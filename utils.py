@@ -5,7 +5,7 @@ Everything around the network of ``model9.py``, in four sections:
     1. Data        load_cifar10, random_flip, random_crop, augment, normalize, Batches
     2. Schedule    seed_everything, device_name, adam, one_cycle, learning_rates, find_lr
     3. Loops       train, test, fit, predict, save, load
-    4. Plots       one function for each figure of the notebook; each saves what it draws
+    4. Plots       one function for each figure of the notebook, which it saves; before it, what it measures
 """
 
 import contextlib
@@ -150,7 +150,7 @@ def _banner(root, error):
     print("\n".join(["*" * 88, *(f"* {line:<84} *" for line in lines), "*" * 88]))
 
 
-def stand_in(seed=0):
+def stand_in():
     """Make images with CIFAR-10's shapes and counts, ten classes that can be learned.
 
     Each class is a smooth random pattern; an image shows it shifted, at a random
@@ -159,7 +159,7 @@ def stand_in(seed=0):
     Returns:
         A ``Cifar10`` whose ``note`` is "synthetic stand-in".
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(10, 3, 6, 6, generator=generator)
     patterns = F.interpolate(coarse, size=32, mode="bicubic").mul(40).short()  # (10, 3, 32, 32)
     splits = []
@@ -260,7 +260,7 @@ class Batches:
 
 
 def seed_everything(seed):
-    """Seed Python, NumPy and PyTorch: on a CPU the same seed gives the same log."""
+    """Seed Python, NumPy and PyTorch: on a CPU the same seed and number of threads give the same log."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)

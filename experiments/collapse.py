@@ -5,8 +5,8 @@
 1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have no
    rate of their own, eight epochs each: well past the peak of the one-cycle policy in
    the fifth. Into collapse.csv.
-2. The first run of these that fell to chance (none: the highest max_lr), once more,
-   with the blocks watched 14 times an epoch. Into collapse_trace.csv and images/collapse.png.
+2. Seed 1 at the highest max_lr once more, with the blocks watched 14 times an epoch.
+   Into collapse_trace.csv and images/collapse.png.
 """
 
 import csv
@@ -23,7 +23,7 @@ FIGURE = Path(__file__).parents[1] / "images" / "collapse.png"
 
 OURS = Setting("ours")
 STOP = 8
-SEEDS = {1: 10, 1.5: 5, 3: 3, 6: 3}  # max_lr as a multiple of ours: number of seeds
+SEEDS = {1: 10, 1.5: 5, 3: 3, 4.5: 3, 6: 3}  # max_lr as a multiple of ours: number of seeds
 JOBS = [
     (replace(OURS, name=f"{multiple} x max_lr", max_lr=multiple * OURS.max_lr), seed)
     for multiple, seeds in SEEDS.items()
@@ -33,7 +33,7 @@ FULL_RATE = replace(OURS, name="3 x max_lr, the blocks at the full rate", max_lr
 JOBS += [(FULL_RATE, seed) for seed in (1, 2, 3)]
 
 
-def trace(setting, seed, every=7):
+def trace(setting, seed):
     """Train again and look at the blocks after every seventh step.
 
     Returns:
@@ -46,7 +46,7 @@ def trace(setting, seed, every=7):
     rows = []
     for epoch in range(1, STOP + 1):
         iterator = iter(batches)
-        while part := list(itertools.islice(iterator, every)):
+        while part := list(itertools.islice(iterator, 7)):
             with quiet():
                 loss, _ = utils.train(model, device, part, *rest, epoch)
             row = {"step": rest[-1].last_epoch, "loss": round(loss, 4)}
@@ -76,8 +76,7 @@ def draw(rows, title):
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, stop=STOP)
-    results = {(row["name"], int(row["seed"])): float(row["accuracy"]) for row in read(CSV)}
-    setting, seed = next((job for job in JOBS if results[job[0].name, job[1]] < 15), JOBS[-1])
+    setting, seed = max(JOBS, key=lambda job: job[0].max_lr)  # the first of the highest
     title = f"{setting.name} ({setting.max_lr:g}), seed {seed}"
     if not TRACE.exists():
         print(f"watching {title}")

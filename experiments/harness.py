@@ -24,6 +24,7 @@ import utils
 from model9 import Ultimus, UltimusNet
 
 EPOCHS, BATCH_SIZE = 24, 512
+COLLAPSED = 20  # a test accuracy (%) below it: the network has fallen, or all but fallen, to chance
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Setting:
 
     name: str
     stem: str = "dense"  # or "max-pools": the last pool at stride 2, too; or "stride 1": no pooling at all
-    attention: str = "per image"  # or "per batch": the published Q^T K, (8 x B)(B x 8), sqrt(8) inside
+    attention: str = "per image"  # or "per batch": Q^T K as (8 x B)(B x 8), sqrt(8) inside
     init: str = "projection"  # or "default": PyTorch's
     max_lr: float = 0.015
     block_rate: float = 0.2  # of max_lr, for the blocks
@@ -43,7 +44,10 @@ class Setting:
 
 
 class BatchMixing(Ultimus):
-    """The published attention: one 8 x 8 map for a whole batch, divided by sqrt(8) before the softmax."""
+    """Attention across the batch, as the published solution has it: one 8 x 8 map for all images.
+
+    Divided by sqrt(8) before the softmax; the published code takes log_softmax and divides it.
+    """
 
     def attention(self, x):
         k, q = self.key(x), self.query(x)  # (B, 8), (B, 8)

@@ -1,4 +1,4 @@
-"""How the rates were chosen: validation accuracy after 24 epochs, the test set untouched.
+"""How the rates and the last max-pool were chosen: validation accuracy after 24 epochs, the test set untouched.
 
     python experiments/tuning.py
 

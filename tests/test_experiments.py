@@ -19,16 +19,14 @@ def test_the_rows_of_the_ablation_differ_by_one_change_each():
 
 
 def test_networks_are_what_their_settings_say():
-    counts = [sum(p.numel() for p in build(s).parameters()) for s in (*ablation.LADDER, ablation.NO_BLOCKS)]
-    assert counts == [25_978] * len(ablation.LADDER) + [19_546]
-    counts = [sum(p.numel() for p in build(s).parameters()) for s in ablation.COSTS]
-    assert counts == [19_546, 20_370, 21_154, 22_762, 24_370, 25_978]
-    for setting, side in ((ablation.PUBLISHED, 32), (ablation.VARIED, 4), (ablation.OURS, 8)):
+    counts = [sum(p.numel() for p in build(s).parameters()) for s in ablation.ORDER]
+    assert counts == [25_978] * len(ablation.LADDER) + [19_546, 20_370, 21_154, 22_762, 24_370, 25_978]
+    for setting, side in ((ablation.MIXED, 32), (ablation.VARIED, 4), (ablation.OURS, 8)):
         assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
 
 
-def test_only_the_published_attention_mixes_the_images_of_a_batch():
-    for setting, mixes in ((ablation.PUBLISHED, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
+def test_only_attention_across_the_batch_mixes_its_images():
+    for setting, mixes in ((ablation.MIXED, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
         torch.manual_seed(0)
         net, images = build(setting).eval(), 5 * torch.randn(6, 3, 32, 32)
         with torch.no_grad():
@@ -38,7 +36,7 @@ def test_only_the_published_attention_mixes_the_images_of_a_batch():
 
 
 def test_the_linear_bottleneck_is_what_ours_starts_as():
-    bottleneck = next(s for s in ablation.COSTS if s.bottleneck)
+    bottleneck = next(s for s in ablation.ORDER if s.bottleneck)
     torch.manual_seed(0)
     linear = build(bottleneck)
     torch.manual_seed(0)
