@@ -73,5 +73,6 @@ if __name__ == "__main__":
     if unknown:
         sys.exit(f"no row named {', '.join(unknown)}; the rows are: {', '.join(s.name for s in ORDER)}")
     chosen = [s for s in reversed(ORDER) if s.name in sys.argv[1:] or not sys.argv[1:]]  # the long rows last
-    run_all(CSV, [(setting, seed) for seed in range(1, 6) for setting in chosen if seed <= SEEDS.get(setting.name, 3)])
+    seeds = range(1, max(SEEDS.values()) + 1)
+    run_all(CSV, [(setting, seed) for seed in seeds for setting in chosen if seed <= SEEDS.get(setting.name, 3)])
     draw(read(CSV))

@@ -49,9 +49,9 @@ def outputs(notebook):
     return ["".join(line for out in cell["outputs"] for line in out.get("text", [])) for cell in cells]
 
 
-def accuracies(name):
-    """Test accuracies of an ablation row, in the order of the seeds."""
-    rows = [row for row in read(ABLATION) if row["name"] == name]
+def accuracies(table, name):
+    """Accuracies of a setting's runs in a CSV's rows, in the order of the seeds."""
+    rows = [row for row in table if row["name"] == name]
     return [float(row["accuracy"]) for row in sorted(rows, key=lambda row: int(row["seed"]))]
 
 
@@ -61,16 +61,16 @@ def spread(values):
     return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
-def seeds_table():
+def seeds_table(table):
     lines = ["| | seed 1 | 2 | 3 | 4 | 5 | mean ± standard deviation |", "| --- " + 6 * "| ---: " + "|"]
     for name, text in (("ours", "ours, four ULTIMUS blocks"), ("no blocks", "the same without the blocks")):
-        values = accuracies(name)
+        values = accuracies(table, name)
         lines.append(f"| {text} | " + " | ".join(f"{v:.2f}" for v in values) + f" | **{spread(values)}** |")
     return "\n".join(lines)
 
 
-def gap():
-    ours, without = accuracies("ours"), accuracies("no blocks")
+def gap(table):
+    ours, without = accuracies(table, "ours"), accuracies(table, "no blocks")
     error = (statistics.variance(ours) / len(ours) + statistics.variance(without) / len(without)) ** 0.5
     return (
         f"Four blocks end {statistics.mean(without) - statistics.mean(ours):.2f} points below none, "
@@ -80,25 +80,24 @@ def gap():
 
 def tuning_table():
     lines = ["| change | validation accuracy of each run (%) | mean |", "| --- | --- | ---: |"]
-    rows = read(TUNING)
+    table = read(TUNING)
     for setting in SETTINGS:
-        values = [float(row["accuracy"]) for row in rows if row["name"] == setting.name]
+        values = accuracies(table, setting.name)
         if values:
             name = "none" if setting.name == "ours" else setting.name
             lines.append(f"| {name} | {', '.join(f'{v:.2f}' for v in values)} | {statistics.mean(values):.2f} |")
     return "\n".join(lines)
 
 
-def ablation_table():
+def ablation_table(table):
     lines = [
         "| network and training | test accuracy (%) | training accuracy (%) | runs | directions left | parameters |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    table = read(ABLATION)
     for setting in ORDER:
         rows = [row for row in table if row["name"] == setting.name]
         if rows:
-            values = accuracies(setting.name)
+            values = accuracies(table, setting.name)
             counts = [int(row["directions"]) for row in rows if row["directions"]]
             left = "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
             parameters = int(rows[0]["parameters"])
@@ -112,13 +111,13 @@ def ablation_table():
 
 def collapse_table():
     lines = ["| max_lr | seeds | collapsed | test accuracy of each (%) |", "| --- | ---: | ---: | --- |"]
-    rows = read(COLLAPSE)
+    table = read(COLLAPSE)
     for setting in dict.fromkeys(setting for setting, _ in JOBS):
-        runs = sorted((int(row["seed"]), float(row["accuracy"])) for row in rows if row["name"] == setting.name)
-        if runs:
-            each = ", ".join(f"{accuracy:.1f}" for _, accuracy in runs)
-            dead = sum(accuracy < COLLAPSED for _, accuracy in runs)
-            lines.append(f"| {setting.max_lr:.4g} ({setting.name}) | {len(runs)} | {dead} | {each} |")
+        values = accuracies(table, setting.name)
+        if values:
+            each = ", ".join(f"{value:.1f}" for value in values)
+            dead = sum(value < COLLAPSED for value in values)
+            lines.append(f"| {setting.max_lr:.4g} ({setting.name}) | {len(values)} | {dead} | {each} |")
     return "\n".join(lines)
 
 
@@ -132,20 +131,22 @@ def fill(text, notebook):
     last = next(text for text in printed if text.startswith("test accuracy")).strip()
     minutes = 24 * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
     accuracy, training = re.findall(r"accuracy ([\d.]+) %", last)
+    table = read(ABLATION)
+    mean = spread(accuracies(table, "ours"))
     ours = (
-        f"| **this repository** | **{spread(accuracies('ours'))}** (n = 5) | 25,978 | 24 "
+        f"| **this repository** | **{mean}** (n = 5) | 25,978 | 24 "
         f"| {minutes:.1f} min in all, {machine.split(' on ')[1]} | [ablation.csv](experiments/ablation.csv) |"
     )
     parts = {
-        "headline": f"**{spread(accuracies('ours'))} % on CIFAR-10's test set** (mean ± standard deviation of five "
+        "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five "
         f"seeds), {minutes:.1f} minutes a training on {machine.split(' on ')[1]}.",
         "results": "\n".join([*RESULTS[:2], ours, *RESULTS[2:]]),
         "run": f"The notebook's run: {accuracy} % test and {training} % training accuracy on {data}, "
         f"{minutes:.1f} minutes ({machine}).",
-        "seeds": seeds_table(),
-        "gap": gap(),
+        "seeds": seeds_table(table),
+        "gap": gap(table),
         "tuning": tuning_table(),
-        "ablation": ablation_table(),
+        "ablation": ablation_table(table),
         "collapse": collapse_table(),
         "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text().strip(),
         "log": f"```text\n{log}\n```",
