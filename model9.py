@@ -1,102 +1,85 @@
 """The ULTIMUS network of TSAI EVA8, Session 9: C > C > C > U > U > U > U > FFC.
 
-    images                       (B,  3, 32, 32)
-      conv 3x3, max-pool 3x3/2   (B, 16, 16, 16)   each followed by
-      conv 3x3, max-pool 3x3/2   (B, 32,  8,  8)   BatchNorm and ReLU
-      conv 3x3, max-pool 5x5/1   (B, 48,  8,  8)
-      global average pooling     (B, 48)           X
-      4 x Ultimus                (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
-      fully connected            (B, 10)           logits
+    images                                   (B,  3, 32, 32)
+      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 16, 16, 16)   BatchNorm and ReLU
+      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 32,  8,  8)   come right behind
+      conv 3x3, dilation 2, max-pool 5x5/1   (B, 48,  8,  8)   each max-pool
+      global average pooling                 (B, 48)           X
+      4 x Ultimus                            (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
+      fully connected                        (B, 10)           logits
 
 25,978 parameters. Each image is processed by itself: its logits in eval mode do
 not depend on the other images of the batch.
 """
 
+from collections import OrderedDict
+
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 
 class Ultimus(nn.Module):
-    """One ULTIMUS block: attention between the 8 entries of one image's K and Q.
+    """One ULTIMUS block: attention between the 8 entries of one image's K and Q (assignment, step 4)."""
 
-    With k, q, v the three 8-vectors of an image (assignment, step 4):
-
-        AM[i, j] = softmax over j of (q_i k_j), divided by sqrt(8)    8 x 8
-        Z[j]     = sum over i of v_i AM[i, j]                         8
-        out      = Out(Z)                                             48
-
-    Args:
-        basis: (8, 48), orthonormal rows, an even number: the directions of the input that
-            the block passes on at its start, unchanged, as a deep chain wants it (Saxe et
-            al., https://arxiv.org/abs/1312.6120). Their number and length are those of K and X.
-    """
-
-    def __init__(self, basis):
+    def __init__(self, dim=48, head=8):
         super().__init__()
-        head, dim = basis.shape
         self.key = nn.Linear(dim, head)
         self.query = nn.Linear(dim, head)
         self.value = nn.Linear(dim, head)
         self.out = nn.Linear(head, dim)
-        self.reset_parameters(basis)
 
-    @torch.no_grad()
-    def reset_parameters(self, basis):
-        """Start as the projection on ``basis``: the key carries the signal through the block.
+    def attend(self, x):
+        """Attention maps and their product with the values.
 
-        q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
-        softmax is uniform: AM has rank one and every entry of Z is the same number.
-        With k = basis x, q = +c, -c, +c, ... and v = +1, -1, +1, ... + c k instead
-
-            Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)     to first order in k:
-
-        the softmaxes carry the differences of the k_j, the values their mean. Out takes
-        basis^T Z sqrt(8)/c, so that out = basis^T basis x. A small c widens the range of x
-        in which that holds; this one was chosen on validation images.
-        """
-        c, head = 0.25, len(basis)
-        for layer in (self.key, self.query, self.value, self.out):
-            nn.init.zeros_(layer.bias)
-        signs = torch.tensor([1.0, -1.0]).repeat(head // 2)
-        self.key.weight.copy_(basis)
-        self.query.weight.zero_()
-        self.query.bias.copy_(c * signs)
-        self.value.weight.copy_(c * basis)
-        self.value.bias.copy_(signs)
-        self.out.weight.copy_(basis.T * head**0.5 / c)
-
-    def attention(self, x):
-        """Attention maps of a batch.
+            AM[i, j] = softmax over j of (q_i k_j), divided by sqrt(8)
+            Z[j]     = sum over i of v_i AM[i, j]
 
         Args:
             x: (B, dim).
 
         Returns:
-            AM, (B, head, head); every row sums to 1/sqrt(head), since the division
-            comes after the softmax, as the assignment writes it.
+            AM, (B, head, head), every row of sum 1/sqrt(head), since the division comes
+            after the softmax, as the assignment writes it; and Z, (B, head).
         """
-        k, q = self.key(x), self.query(x)  # (B, 8), (B, 8)
-        scores = q.unsqueeze(-1) * k.unsqueeze(-2)  # (B, 8, 1) x (B, 1, 8) -> (B, 8, 8)
-        return scores.softmax(dim=-1) / k.shape[-1] ** 0.5
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        scores = torch.einsum("...i,...j->...ij", q, k)  # (B, 8, 8)
+        attention = scores.softmax(dim=-1) / k.shape[-1] ** 0.5  # (B, 8, 8)
+        return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
 
     def forward(self, x):
         """Map (B, dim) to (B, dim)."""
-        v = self.value(x).unsqueeze(-2)  # (B, 1, 8)
-        z = (v @ self.attention(x)).squeeze(-2)  # (B, 1, 8) x (B, 8, 8) -> (B, 8)
+        _, z = self.attend(x)
         return self.out(z)  # (B, 48)
 
 
-def conv_pool(in_channels, out_channels, pool, stride):
-    """3x3 convolution, overlapping max-pooling (a window wider than its stride), BatchNorm, ReLU.
+class Blur(nn.Module):
+    """Halve an image's sides through the binomial filter (1, 2, 1) / 4 each way, so that nothing aliases.
 
-    Pooling at stride 2 first leaves BatchNorm and ReLU a quarter of their work. A wide
-    window lets an entry of the last map see more of the image, without a parameter.
+    Zhang 2019, "Making convolutional networks shift-invariant again",
+    https://arxiv.org/abs/1904.11486. (B, channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)).
     """
+
+    def __init__(self, channels):
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0]) / 4
+        self.register_buffer("filter", torch.outer(row, row).repeat(channels, 1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return F.conv2d(x, self.filter, stride=2, padding=1, groups=len(self.filter))
+
+
+def convolution(in_channels, out_channels, pool, blur, dilation=1):
+    """A 3x3 convolution with what follows it: max-pool, BatchNorm, ReLU and, to halve the sides, a blur."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=1, bias=False),
-        nn.MaxPool2d(pool, stride, padding=pool // 2),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(),
+        OrderedDict(
+            conv=conv,
+            pool=pool,
+            norm=nn.BatchNorm2d(out_channels),
+            relu=nn.ReLU(),
+            blur=blur,
+        )
     )
 
 
@@ -106,18 +89,52 @@ class UltimusNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(
-            conv_pool(3, 16, pool=3, stride=2),
-            conv_pool(16, 32, pool=3, stride=2),
-            conv_pool(32, 48, pool=5, stride=1),  # the average that follows takes every place, not every fourth
+            convolution(3, 16, nn.MaxPool2d(2, stride=1), Blur(16)),
+            convolution(16, 32, nn.MaxPool2d(2, stride=1), Blur(32)),
+            convolution(32, 48, nn.MaxPool2d(5, stride=1, padding=2), nn.Identity(), dilation=2),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        basis = nn.init.orthogonal_(torch.empty(8, 48))  # the same for all blocks, which pass on the same directions
-        self.blocks = nn.Sequential(*[Ultimus(basis) for _ in range(4)])
+        self.blocks = nn.Sequential(*[Ultimus() for _ in range(4)])
         self.fc = nn.Linear(48, 10)
-        classes = torch.randn(10, 8)
-        classes = torch.linalg.qr(classes - classes.mean(0)).Q  # orthonormal columns, each of sum zero
-        with torch.no_grad():  # read all directions alike; 1/sqrt(3) is the size of PyTorch's default
-            self.fc.weight.copy_(classes @ basis / 3**0.5)
+        self.start_as_projection()
+
+    @torch.no_grad()
+    def start_as_projection(self, c=0.25):
+        """Start every block as the projection on the same eight directions, which the last layer reads.
+
+        q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
+        softmax is uniform: AM has rank one and every entry of Z is the same number.
+        Let the key carry the signal instead, with k = basis x, q = +c, -c, +c, ... and
+        v = +1, -1, +1, ... + c mean(k). Then, to first order in k,
+
+            Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)
+
+        where the softmaxes carry what the k_j differ by, and the values their mean. Out
+        takes basis^T Z sqrt(8)/c, so that out = basis^T basis x, and a chain of blocks
+        passes the eight directions on unchanged, as deep chains want it (Saxe et al.,
+        https://arxiv.org/abs/1312.6120). Two details keep the error small and the rows apart:
+        each direction has sum zero, so that what all channels of X share (it is never
+        negative) doesn't fill the keys; and the queries are +-0.4 c, +-0.8 c, +-1.2 c and
+        +-1.6 c, in pairs, for rows of AM that start equal would stay equal.
+
+        Args:
+            c: mean size of a query. A small one widens the range of k in which that holds,
+                but a step of Q and V then weighs more, since Out enlarges it by 1/c.
+        """
+        basis = zero_sum_columns(48, 8).T  # (8, 48)
+        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(2)
+        signs = torch.tensor([1.0, -1.0]).repeat(4)
+        for block in self.blocks:
+            for layer in (block.key, block.query, block.value, block.out):
+                nn.init.zeros_(layer.bias)
+            block.key.weight.copy_(basis)
+            nn.init.zeros_(block.query.weight)
+            block.query.bias.copy_(sizes * signs)
+            block.value.weight.copy_(c * basis.mean(0).expand(8, -1))
+            block.value.bias.copy_(signs)
+            block.out.weight.copy_(basis.T * 8**0.5 / c)
+        classes = zero_sum_columns(10, 8)  # every class reads all directions, none is favoured
+        self.fc.weight.copy_(classes @ basis / 3**0.5)  # 1/sqrt(3): the length of a row of PyTorch's default
 
     def forward(self, images):
         """Map normalised images (B, 3, 32, 32) to logits (B, 10).
@@ -141,3 +158,9 @@ class UltimusNet(nn.Module):
             raise TypeError(f"got {images.dtype} images; UltimusNet wants {weight.dtype}: normalise them first")
         if images.device != weight.device:
             raise ValueError(f"the images are on {images.device}, the network on {weight.device}: move one of them")
+
+
+def zero_sum_columns(rows, columns):
+    """A random (rows, columns) matrix with orthonormal columns, each of sum zero."""
+    matrix = torch.randn(rows, columns)
+    return torch.linalg.qr(matrix - matrix.mean(0)).Q

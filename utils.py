@@ -1,11 +1,11 @@
-"""Data and transforms, the one-cycle schedule, the train and test loops, the plots.
+"""Data and transforms, the one-cycle schedule, the train and test loops, what is measured, the plots.
 
 Everything around the network of ``model9.py``, in four sections:
 
-    1. Data        load_cifar10, random_flip, random_crop, augment, normalize, Batches
-    2. Schedule    seed_everything, device_name, adam, one_cycle, learning_rates, find_lr
-    3. Loops       train, test, fit, predict, save, load
-    4. Plots       one function for each figure of the notebook, which it saves; before it, what it measures
+    1. Data          load_cifar10, random_flip, random_crop, augment, normalize, Batches
+    2. Training      seed_everything, pick_device, adam, one_cycle, find_lr, train, test, fit, predict, save, load
+    3. Measurements  what the blocks do to their input, before and after the training
+    4. Plots         one function for each figure of the notebook, which it saves
 """
 
 import contextlib
@@ -18,10 +18,11 @@ import math
 import os
 import random
 import re
-import socket
 import sys
+import tempfile
 import textwrap
 import time
+import urllib.request
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,28 +33,60 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.utils import check_integrity, extract_archive
 from tqdm import tqdm
 
-# The figures and weights go here; the tests set it, to leave the committed ones alone.
-OUTPUT = Path(os.environ.get("ULTIMUS_OUTPUT", "."))
+LOCAL_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+MARKS = {}  # what logs and figures must say of the "data" or the "training", if there is anything
 
 
-def _keep_freed_memory():
-    """On Linux, keep the large blocks that a training step frees, for the next step.
+def mark():
+    """``MARKS`` in brackets, or nothing."""
+    return f"[{', '.join(MARKS.values())}]" if MARKS else ""
 
-    Else glibc hands them back to the system and fetches them again page by page,
-    which is a quarter of a step on a CPU.
+
+def output():
+    """The folder of figures and weights: the one that ULTIMUS_OUTPUT names, else the working folder.
+
+    A temporary one in its place under ``pytest --nbval`` and for what has a ``mark``: the
+    figures of this repository and its weights come from a whole training on CIFAR-10.
     """
+    if folder := os.environ.get("ULTIMUS_OUTPUT"):
+        return Path(folder).expanduser()
+    return _temporary_folder() if MARKS or "PYTEST_CURRENT_TEST" in os.environ else Path()
+
+
+@functools.cache
+def _temporary_folder():
+    return Path(tempfile.mkdtemp(prefix="ultimus-"))
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """A temporary path beside ``path``, which takes its place if the block ends well; else an older file stays."""
+    path = Path(path)
+    new = path.with_name(f"unfinished-{os.getpid()}-{path.name}")
     try:
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-    except OSError:  # another system
-        return
-    for parameter in (-1, -3):  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-        mallopt(parameter, 2_000_000_000)
+        yield new
+        new.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            new.unlink(missing_ok=True)
 
 
-_keep_freed_memory()
+@contextlib.contextmanager
+def _saving(path):
+    """``replacing``, its folder made, with an error that names the cure."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as new:
+            yield new
+    except OSError as error:
+        if error.errno in LOCAL_ERRORS:
+            cure = "set ULTIMUS_OUTPUT to a folder that you may write to, with some MB free"
+            raise OSError(error.errno, f"{path} can't be written ({error.strerror}): {cure}") from error
+        raise
+
 
 # ------------------------------------------------------------------------------
 # 1. Data
@@ -64,15 +97,14 @@ MEAN = (0.4914, 0.4822, 0.4465)  # of CIFAR-10's training images, pixels scaled 
 STD = (0.2470, 0.2435, 0.2616)
 STAND_IN = "synthetic stand-in"
 TIMEOUT = 30  # seconds that a silent server is waited for
-LOCAL_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
+PATIENCE = 1200  # seconds that a download may take
 
 
 @dataclass
-class Cifar10:
-    """CIFAR-10 in memory.
+class Images:
+    """CIFAR-10's images in memory, uint8 (N, 3, 32, 32), and their labels, int64 (N,).
 
-    Images are uint8 (N, 3, 32, 32), labels int64 (N,). ``note`` is empty for the real
-    images and says "synthetic stand-in" for the others: logs and figures carry it.
+    ``note`` is empty for the real ones and says "synthetic stand-in" for others.
     """
 
     train_images: torch.Tensor
@@ -86,65 +118,100 @@ def load_cifar10(root=None):
     """Load CIFAR-10, downloading it only if no whole copy lies under ``root``.
 
     Where it can't be downloaded, a synthetic stand-in of the same shapes takes its
-    place, so that everything still runs; a banner says so, and why.
+    place, so that everything still runs; a banner says so, and why, and all logs and
+    figures are marked.
 
     Args:
-        root: folder that holds, or will hold, ``cifar-10-batches-py``. Default: the
-            environment variable ``CIFAR10_ROOT``, else ``data``.
+        root: folder that holds, or will hold, ``cifar-10-batches-py``, or that folder
+            itself; ``~`` is your home. Default: the environment variable
+            ``CIFAR10_ROOT``, else ``data``.
 
     Returns:
-        A ``Cifar10``, 50,000 training and 10,000 test images.
+        ``Images``, 50,000 for training and 10,000 for the test.
 
     Raises:
-        OSError: ``root`` can't be written to, or its disk is full.
+        OSError: ``root`` can't be read or written to, or its disk is full.
     """
-    root = Path(root or os.environ.get("CIFAR10_ROOT", "data"))
+    root = Path(root or os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    if root.name == CIFAR10.base_folder:
+        root = root.parent
     try:
-        try:
-            data = _read(root)
-        except RuntimeError:  # torchvision: a file is missing, or its checksum is wrong
-            _download(root)
-            data = _read(root)
-    except (OSError, RuntimeError, EOFError) as error:
-        if getattr(error, "errno", None) in LOCAL_ERRORS:
-            raise OSError(
-                error.errno,
-                f"CIFAR-10 can't be stored in {root} ({error.strerror}). Set CIFAR10_ROOT to a folder "
-                "that you may write to, with 400 MB free",
-            ) from error
+        data = _read(root)
+        if data is None:
+            reason = _download(root)
+            data = _read(root)  # even after a failure: another process may just have brought it
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"CIFAR-10 can't be kept in {root} ({error.strerror}). Set CIFAR10_ROOT to a folder "
+            "that you may write to, with 400 MB free",
+        ) from error
+    MARKS.pop("data", None)
+    if data is None:
         data = stand_in()
-        _banner(root, error)
+        MARKS["data"] = STAND_IN
+        _banner(root, reason)
     n, m = len(data.train_images), len(data.test_images)
     print(f"{data.note or 'CIFAR-10'} ({'made here' if data.note else root}): {n:,} training and {m:,} test images")
     return data
 
 
 def _read(root):
+    """The images under ``root``; None if a file is missing or its checksum is wrong."""
     splits = []
     for train in (True, False):
-        split = CIFAR10(root, train=train)  # verifies every checksum
+        try:
+            split = CIFAR10(root, train=train)  # verifies every checksum
+        except RuntimeError:
+            return None
         splits += [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(split.targets)]
-    return Cifar10(*splits)
+    return Images(*splits)
 
 
 def _download(root):
-    """Fetch and unpack the archive; an archive that is there and whole is only unpacked."""
-    print(f"Downloading CIFAR-10 (170 MB) to {root}, or unpacking what is there ...")
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT)
+    """Fetch and unpack the archive; one that is there and whole is only unpacked. Returns why it failed, if it did.
+
+    Raises:
+        OSError: it can't be stored.
+    """
+    archive = root / CIFAR10.filename
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            download_and_extract_archive(CIFAR10.url, root, filename=CIFAR10.filename, md5=CIFAR10.tgz_md5)
-    finally:
-        socket.setdefaulttimeout(before)
+        if not check_integrity(archive, CIFAR10.tgz_md5):
+            _fetch(archive)
+        extract_archive(str(archive), str(root))
+    except Exception as error:  # whatever a network, a proxy or a server comes up with
+        if isinstance(error, OSError) and error.errno in LOCAL_ERRORS:
+            raise
+        return f"{type(error).__name__}: {error}"
+    return "the files in its archive are not those of CIFAR-10"
 
 
-def _banner(root, error):
+def _fetch(archive):
+    print(f"Downloading CIFAR-10 (170 MB) to {archive.parent} ...")
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + PATIENCE
+    with (
+        replacing(archive) as new,
+        urllib.request.urlopen(CIFAR10.url, timeout=TIMEOUT) as answer,
+        open(new, "wb") as file,
+        tqdm(total=answer.length, unit="B", unit_scale=True, file=sys.stdout) as bar,
+    ):
+        while part := answer.read1(2**18):
+            file.write(part)
+            bar.update(len(part))
+            if time.monotonic() > until:
+                raise TimeoutError(f"only {bar.n / 1e6:.0f} MB came in {PATIENCE / 60:.0f} minutes")
+        file.flush()
+        if not check_integrity(new, CIFAR10.tgz_md5):
+            raise RuntimeError(f"what came, {bar.n:,} bytes, is corrupted: its checksum is wrong")
+
+
+def _banner(root, reason):
     text = (
         "NOT CIFAR-10: SYNTHETIC STAND-IN IMAGES\n"
-        f"CIFAR-10 is not in {root}, and the download failed: {error}\n"
-        "No accuracy below says anything about CIFAR-10. Connect to the internet, or put the folder "
-        f"cifar-10-batches-py into {root}, and run again."
+        f"CIFAR-10 is not in {root}, and the download of {CIFAR10.url} failed: {reason}\n"
+        "No accuracy below says anything about CIFAR-10. Make that address reachable from here, or unpack "
+        f"what it has into {root}, and run again."
     )
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 84)]
     print("\n".join(["*" * 88, *(f"* {line:<84} *" for line in lines), "*" * 88]))
@@ -157,7 +224,7 @@ def stand_in():
     contrast, under noise and mixed with another class's pattern.
 
     Returns:
-        A ``Cifar10`` whose ``note`` is "synthetic stand-in".
+        ``Images`` whose ``note`` is "synthetic stand-in".
     """
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(10, 3, 6, 6, generator=generator)
@@ -175,7 +242,7 @@ def stand_in():
             images[start : start + 5_000] = (128 + mixed.roll(shift, (2, 3)) + noise).clamp(0, 255).to(torch.uint8)
         order = torch.randperm(count, generator=generator)
         splits += [images[order], labels[order]]
-    return Cifar10(*splits, note=STAND_IN)
+    return Images(*splits, note=STAND_IN)
 
 
 def random_flip(images, p=0.5):
@@ -255,7 +322,7 @@ class Batches:
 
 
 # ------------------------------------------------------------------------------
-# 2. Schedule
+# 2. Training
 # ------------------------------------------------------------------------------
 
 
@@ -264,6 +331,17 @@ def seed_everything(seed):
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
+
+
+def pick_device():
+    """The GPU, if an operation works on it; else the CPU. Says why a GPU that is there isn't used."""
+    if torch.cuda.is_available():
+        try:
+            torch.ones(2, 2, device="cuda").mm(torch.ones(2, 2, device="cuda")).sum().item()
+            return torch.device("cuda")
+        except RuntimeError as error:
+            print(f"The CPU is used: this torch can't work with the GPU here ({str(error).splitlines()[0]})")
+    return torch.device("cpu")
 
 
 def device_name(device):
@@ -275,20 +353,39 @@ def device_name(device):
     return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
 
 
+@functools.cache
+def keep_freed_memory():
+    """On Linux, keep the large blocks that a training step frees, for the next step.
+
+    Else glibc hands them back to the system and fetches them again page by page,
+    which is a quarter of a step on a CPU.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another system, another libc
+        return
+    trim_threshold, mmap_threshold, most = -1, -3, 2_000_000_000
+    # glibc up to 2.34 takes 32 MiB at most. Setting the other one first would end its own adapting of both.
+    if mallopt(mmap_threshold, most) or mallopt(mmap_threshold, 32 * 2**20):
+        mallopt(trim_threshold, most)
+
+
 def adam(model):
     """Adam with two groups of parameters, each of which may have its own rate: the blocks' last, all others first."""
     others = [parameter for name, parameter in model.named_parameters() if not name.startswith("blocks.")]
     return torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
 
 
-def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005):
-    """The course's one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways.
+def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005, cycle_momentum=False):
+    """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it after every batch.
 
     From max_lr / 10 up to max_lr in the first fifth of the steps, then down to
-    max_lr / 1000. Step it after every batch. The defaults are the assignment's.
+    max_lr / 1000. The assignment names no rate: this shape and the defaults are those
+    of the published solution, which left PyTorch's ``cycle_momentum`` on.
 
     Args:
         max_lr: one rate, or a list of one for each of the optimizer's groups.
+        cycle_momentum: move Adam's beta1 against the rate, from 0.95 to 0.85 and back.
 
     Raises:
         ValueError: fewer than 6 steps in all, which leave no room for the rise.
@@ -304,7 +401,7 @@ def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005):
         anneal_strategy="linear",
         div_factor=10,
         final_div_factor=100,
-        cycle_momentum=False,
+        cycle_momentum=cycle_momentum,
     )
 
 
@@ -320,7 +417,7 @@ def learning_rates(epochs=24, steps_per_epoch=98, max_lr=0.005):
     return rates
 
 
-def find_lr(model, batches, max_lr, steps=100, note=""):
+def find_lr(model, batches, max_lr, block_rate, steps=100):
     """LR range test (Smith, https://arxiv.org/abs/1506.01186) with torch-lr-finder.
 
     Trains a copy of the model while the learning rate grows from 1e-4 to 1;
@@ -328,6 +425,7 @@ def find_lr(model, batches, max_lr, steps=100, note=""):
 
     Args:
         max_lr: the rate that training will use, marked on the curve.
+        block_rate: the share of the rate that the blocks have, as in training.
 
     Returns:
         The figure of loss against learning rate.
@@ -336,32 +434,61 @@ def find_lr(model, batches, max_lr, steps=100, note=""):
         warnings.simplefilter("ignore")  # tqdm's notice that its notebook bar is experimental
         from torch_lr_finder import LRFinder, TrainDataLoaderIter, lr_finder
 
-    lr_finder.tqdm = iter  # its bar would leave a widget
+    def slow_blocks(optimizer, *_):
+        others, blocks = optimizer.param_groups
+        blocks["lr"] = block_rate * others["lr"]
+
     probe = copy.deepcopy(model)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=1e-4)
+    optimizer = adam(probe)
+    for group in optimizer.param_groups:
+        group["lr"] = 1e-4
+    optimizer.register_step_pre_hook(slow_blocks)
     finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss(), device=batches.images.device)
-    with contextlib.redirect_stdout(io.StringIO()):
-        finder.range_test(TrainDataLoaderIter(batches), end_lr=1.0, num_iter=steps)
-    figure, axes = plt.subplots(figsize=(7, 4))
-    axes.semilogx(finder.history["lr"], finder.history["loss"])
-    axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
-    axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
-    low, start = min(finder.history["loss"]), finder.history["loss"][0]
-    axes.set_ylim(0.9 * low, 1.1 * start)  # the divergence at the end would flatten the rest
-    axes.legend()
-    return _finish(figure, "lr_finder.png", note)
+    bar, lr_finder.tqdm = lr_finder.tqdm, iter  # its bar would leave a widget
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            finder.range_test(TrainDataLoaderIter(batches), end_lr=1.0, num_iter=steps)
+    finally:
+        lr_finder.tqdm = bar
+    return plot_range_test(finder.history, max_lr)
 
 
-# ------------------------------------------------------------------------------
-# 3. Loops
-# ------------------------------------------------------------------------------
+class Meter:
+    """Loss and accuracy of an epoch so far.
+
+    They add up on the device and are read a few times an epoch: a reading in every step
+    would make the GPU wait for Python each time.
+    """
+
+    def __init__(self, epoch):
+        self.epoch, self.losses, self.rates, self.correct, self.seen = epoch, [], [], 0, 0
+
+    def add(self, loss, logits, labels, lr):
+        """Add a batch: its mean loss, its logits (B, classes) and labels (B,), the rate of its step."""
+        self.losses.append(loss.detach() * len(labels))
+        self.correct += (logits.detach().argmax(1) == labels).sum()
+        self.seen += len(labels)
+        self.rates.append(lr)
+
+    def read(self):
+        """(mean loss, accuracy in %).
+
+        Raises:
+            FloatingPointError: a loss was not finite; names the epoch, batch and LR.
+        """
+        losses = torch.stack(self.losses)
+        finite = losses.isfinite()
+        if not finite.all():
+            batch = finite.int().argmin().item()
+            raise FloatingPointError(
+                f"the loss is {losses[batch].item()} in epoch {self.epoch}, batch {batch}, "
+                f"at LR {self.rates[batch]:.6g}: lower max_lr, or look for NaN or infinite values in its images"
+            )
+        return losses.sum().item() / self.seen, 100 * self.correct.item() / self.seen
 
 
 def train(model, device, batches, optimizer, scheduler, epoch):
     """Train for one epoch, with a bar in the published log's format.
-
-    Loss and accuracy add up on the device and are read for the bar a few times an
-    epoch: a reading in every step would make the GPU wait for Python 98 times.
 
     Args:
         batches: yields (images, labels); a ``Batches`` or a DataLoader.
@@ -373,9 +500,9 @@ def train(model, device, batches, optimizer, scheduler, epoch):
     Raises:
         FloatingPointError: a loss was not finite; names the epoch, batch and LR.
     """
+    keep_freed_memory()
     model.train()
-    losses, rates, correct, seen = [], [], 0, 0
-    every = math.ceil(len(batches) / 4)
+    meter, every = Meter(epoch), math.ceil(len(batches) / 4)
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
             images, labels = images.to(device), labels.to(device)
@@ -384,29 +511,12 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             loss = F.cross_entropy(logits, labels)
             loss.backward()
             optimizer.step()
-            rates += scheduler.get_last_lr()[:1]
+            meter.add(loss, logits, labels, scheduler.get_last_lr()[0])
             scheduler.step()
-
-            losses.append(loss.detach() * len(labels))
-            correct += (logits.detach().argmax(1) == labels).sum()
-            seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean, accuracy = _read_meters(losses, rates, correct, seen, epoch)
+                mean, accuracy = meter.read()
                 bar.set_description(f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={accuracy:.2f}%", refresh=False)
     return mean, accuracy
-
-
-def _read_meters(losses, rates, correct, seen, epoch):
-    """Bring the sums of an epoch so far from the device: (mean loss, accuracy in %)."""
-    losses = torch.stack(losses)
-    finite = losses.isfinite()
-    if not finite.all():
-        batch = finite.int().argmin().item()
-        raise FloatingPointError(
-            f"the loss is {losses[batch].item()} in epoch {epoch}, batch {batch}, at LR {rates[batch]:.6g}: "
-            "lower max_lr, or look for NaN or infinite values in that batch's images"
-        )
-    return losses.sum().item() / seen, 100 * correct.item() / seen
 
 
 @torch.no_grad()
@@ -415,6 +525,18 @@ def predict(model, device, batches):
     model.eval()
     logits, labels = zip(*((model(x.to(device)), y.to(device)) for x, y in batches))
     return torch.cat(logits), torch.cat(labels)
+
+
+@torch.no_grad()
+def predict_mirrored(model, device, batches):
+    """Probabilities (N, classes), the mean over each image and its mirror image, and labels (N,), in eval mode."""
+    model.eval()
+    probabilities, labels = [], []
+    for x, y in batches:
+        x = x.to(device)
+        probabilities.append((model(x).softmax(1) + model(x.flip(3)).softmax(1)) / 2)
+        labels.append(y.to(device))
+    return torch.cat(probabilities), torch.cat(labels)
 
 
 def test(model, device, batches):
@@ -427,21 +549,21 @@ def test(model, device, batches):
     return loss, accuracy
 
 
-def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs=24, note=""):
+def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs=24):
     """Train for ``epochs`` and test after each, in the published log's format.
 
-    Args:
-        note: words that the log must carry, ``Cifar10.note``.
+    Stopped within an epoch, by the keyboard or a loss that isn't finite, the model goes
+    back to its weights before that epoch.
 
     Returns:
         The history, a dict for each whole epoch: epoch, lr (at its start), train_loss,
         train_accuracy, test_loss, test_accuracy (in %) and seconds. Interrupted by the
-        keyboard, it returns the epochs so far.
+        keyboard, it returns the epochs so far, and ``MARKS`` the training as interrupted.
 
     Raises:
         ValueError: the schedule has too few steps left, as when it is used a second time.
-        FloatingPointError: a loss was not finite. The model is back at its weights before
-            that epoch, and the error's ``history`` holds the epochs so far.
+        FloatingPointError: a loss was not finite; the error's ``history`` holds the epochs so far.
+        KeyboardInterrupt: interrupted before the first epoch was whole.
     """
     left = scheduler.total_steps - scheduler.last_epoch
     if left < epochs * len(train_batches):
@@ -449,8 +571,9 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
             f"the schedule has {left} steps left, {epochs} epochs take {epochs * len(train_batches)}: "
             "make a new optimizer and a new one_cycle for each training"
         )
-    if note:
-        print(f"[{note}]")
+    MARKS.pop("training", None)
+    if mark():
+        print(mark())
     history = []
     for epoch in range(1, epochs + 1):
         started, lr = time.perf_counter(), scheduler.get_last_lr()[0]
@@ -464,7 +587,11 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
             error.history = history
             raise
         except KeyboardInterrupt:
-            print(f"\nInterrupted in epoch {epoch}; the history holds the {len(history)} epochs before it.")
+            model.load_state_dict(before)
+            if not history:
+                raise
+            MARKS["training"] = f"interrupted after epoch {len(history)}"
+            print(f"\nInterrupted in epoch {epoch}: history and weights are those of the {len(history)} before it.")
             break
         history.append(
             dict(
@@ -481,12 +608,13 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
 
 
 def save(model, path):
-    """Save the model's weights; an older file stays whole until the new one is."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    torch.save(model.state_dict(), unfinished)
-    unfinished.replace(path)
+    """Save the model's weights; an older file stays whole until the new one is.
+
+    Raises:
+        OSError: ``path`` can't be written; names the cure.
+    """
+    with _saving(Path(path).expanduser()) as new:
+        torch.save(model.state_dict(), new)
 
 
 def load(model, path):
@@ -497,6 +625,7 @@ def load(model, path):
         ValueError: the file is damaged, holds more than tensors, or belongs to another
             architecture; the model keeps the weights that it had.
     """
+    path = Path(path).expanduser()
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -511,88 +640,8 @@ def load(model, path):
 
 
 # ------------------------------------------------------------------------------
-# 4. Plots
+# 3. Measurements
 # ------------------------------------------------------------------------------
-
-
-def _finish(figure, name, note):
-    """Mark a figure with ``note``, save it as ``OUTPUT/images/name``, and return it for display."""
-    if note:
-        figure.text(0.5, 1.01, f"[{note}: not CIFAR-10]", ha="center", va="bottom", color="C3", weight="bold")
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, so that the file and the display are the same picture
-    folder = OUTPUT / "images"
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / name, bbox_inches="tight")
-    plt.close(figure)  # a notebook would show it a second time
-    return figure
-
-
-def _show_image(axes, image, title=""):
-    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
-    axes.set_title(title, fontsize=9)
-    axes.axis("off")
-
-
-def plot_samples(batches, note=""):
-    """Four training images, each with seven of its augmentations."""
-    figure, grid = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
-    for row, image, label in zip(grid, batches.images, batches.labels):
-        draws = augment(image.expand(7, -1, -1, -1))
-        _show_image(row[0], image, f"{CLASSES[label]}: original")
-        for axes, draw in zip(row[1:], draws):
-            _show_image(axes, draw)
-    figure.suptitle("Training images and seven random draws of flip and crop")
-    return _finish(figure, "augmented_samples.png", note)
-
-
-def plot_schedule(rates, steps_per_epoch, note=""):
-    """The learning rate of every step (``learning_rates``) over the epochs."""
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot(np.arange(len(rates)) / steps_per_epoch, rates)
-    axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
-    return _finish(figure, "lr_schedule.png", note)
-
-
-def plot_history(history, note=""):
-    """Training and test loss on one axis, training and test accuracy on another."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    epochs = [row["epoch"] for row in history]
-    for axes, quantity, unit in zip(panels, ("loss", "accuracy"), ("", " (%)")):
-        for split in ("train", "test"):
-            axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
-        axes.set(title=f"Training and test {quantity}", xlabel="epoch", ylabel=quantity + unit)
-        axes.grid(alpha=0.3)
-        axes.legend()
-    return _finish(figure, "test_train_loss_accuracy.png", note)
-
-
-def plot_misclassified(images, labels, predicted, note=""):
-    """The first 20 images whose predicted class isn't the actual one, as they look (uint8)."""
-    wrong = (predicted != labels).nonzero().flatten()[:20]
-    figure, grid = plt.subplots(4, 5, figsize=(9, 8.5), layout="constrained")
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, i in zip(grid.flat, wrong):
-        _show_image(axes, images[i], f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}")
-    figure.suptitle("Misclassified test images")
-    return _finish(figure, "misclassified_imgs.png", note)
-
-
-def plot_confusion(labels, predicted, note=""):
-    """Confusion matrix: how many images of each actual class got each predicted class."""
-    counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu().numpy()
-    figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
-    axes.imshow(counts, cmap="Blues")
-    for actual in range(10):
-        for guess in range(10):
-            count = counts[actual, guess]
-            colour = "white" if count > counts.max() / 2 else "black"
-            axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=8)
-    axes.set_xticks(range(10), CLASSES, rotation=45, ha="right")
-    axes.set_yticks(range(10), CLASSES)
-    axes.set(title="Confusion matrix of the test images", xlabel="predicted", ylabel="actual")
-    return _finish(figure, "confusion_matrix.png", note)
 
 
 @torch.no_grad()
@@ -606,28 +655,6 @@ def block_inputs(model, images):
     return inputs
 
 
-@torch.no_grad()
-def attend(block, x):
-    """AM (B, 8, 8) and Z (B, 8) of one block for its inputs x (B, 48)."""
-    attention = block.attention(x)
-    return attention, (block.value(x).unsqueeze(1) @ attention).squeeze(1)
-
-
-@torch.no_grad()
-def plot_attention(model, images, note=""):
-    """Mean attention map of each block over normalised images (B, 3, 32, 32), in eval mode."""
-    model.eval()
-    maps = [b.attention(x).mean(0).cpu().numpy() for b, x in zip(model.blocks, block_inputs(model, images))]
-    figure, panels = plt.subplots(1, len(maps), figsize=(11, 3.2), layout="constrained")
-    top = max(am.max() for am in maps)
-    for number, (axes, am) in enumerate(zip(panels, maps), start=1):
-        picture = axes.imshow(am, vmin=0, vmax=top)
-        axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
-    figure.colorbar(picture, ax=panels, label="mean AM[i, j]")
-    figure.suptitle("Mean attention map of each block")
-    return _finish(figure, "attention_maps.png", note)
-
-
 def with_default_init(model):
     """A copy of the model whose fully connected layers have PyTorch's default initialisation."""
     model = copy.deepcopy(model)
@@ -638,26 +665,29 @@ def with_default_init(model):
 
 
 def block_spectra(model, images):
-    """How much of its input each block passes on, for normalised images (B, 3, 32, 32).
+    """What each block does to its input, for normalised images (B, 3, 32, 32).
 
     Works on a copy, with BatchNorm in training mode, so that an untrained stem gives
     inputs of its usual size.
 
     Returns:
-        A dict for each block, means over the images: "attention", the 8 singular values
-        of AM; "map", the 8 largest of d out / d x, the block's Jacobian; "spread", the
-        standard deviation of Z over the images.
+        A dict for each block: "map", the 8 largest singular values of d out / d x,
+        the block's Jacobian, means over the images; "spread", the standard deviation of Z
+        over the images; "departure", that of AM; "mean departure", by how much AM's
+        mean over the images departs from the uniform map (root mean square).
     """
     model = copy.deepcopy(model).train()
     rows = []
     for block, x in zip(model.blocks, block_inputs(model, images)):
-        attention, z = attend(block, x)
-        jacobian = torch.func.vmap(torch.func.jacrev(block))(x)  # (B, 48, 48)
+        with torch.no_grad():
+            attention, z = block.attend(x)
+        jacobian = torch.func.vmap(torch.func.jacrev(block))(x).detach()  # (B, 48, 48)
         rows.append(
             {
-                "attention": torch.linalg.svdvals(attention).mean(0).tolist(),
-                "map": torch.linalg.svdvals(jacobian.detach())[:, :8].mean(0).tolist(),
+                "map": torch.linalg.svdvals(jacobian.cpu())[:, :8].mean(0).tolist(),  # slow on a GPU
                 "spread": z.std(0).mean().item(),
+                "departure": attention.var(0).mean().sqrt().item(),
+                "mean departure": (attention.mean(0) - attention.mean()).square().mean().sqrt().item(),
             }
         )
     return rows
@@ -675,21 +705,228 @@ def head_spectrum(model, images):
     with torch.no_grad():
         x = model.features(images)
     jacobian = torch.func.vmap(torch.func.jacrev(nn.Sequential(model.blocks, model.fc)))(x).detach()  # (B, 10, 48)
-    return torch.linalg.svdvals(jacobian - jacobian.mean(1, keepdim=True)).mean(0).tolist()
+    return torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0).tolist()
 
 
-def plot_spectra(spectra, note=""):
-    """Compare ``block_spectra`` of several networks, {name: spectra}: mean spectra, spread by block."""
+@torch.no_grad()
+def passage(model, images):
+    """What the blocks leave of the differences between images, along what the first one's keys read.
+
+    For normalised images (B, 3, 32, 32), with BatchNorm in training mode; works on a copy.
+
+    Returns:
+        (B, 8) before the blocks and behind each of them: the keys of the first block's
+        weights, less their mean over the images. A projection on them leaves them as they are.
+    """
+    model = copy.deepcopy(model).train()
+    x, weight = model.features(images), model.blocks[0].key.weight
+    passed = []
+    for block in (nn.Identity(), *model.blocks):
+        x = block(x)
+        passed.append((x - x.mean(0)) @ weight.T)
+    return passed
+
+
+def passage_errors(passed):
+    """How far what is behind each block is from what was before them all (``passage``), relative to the latter."""
+    before, *behind = passed
+    return [((after - before).norm() / before.norm()).item() for after in behind]
+
+
+def step_effect(model, images, labels, lr):
+    """What one step of Adam's size does to what the blocks pass on.
+
+    In its first step Adam moves each weight by the rate, along the sign of its gradient.
+    That is done here to one kind of layer at a time, in all blocks, on copies.
+
+    Args:
+        images: normalised, (B, 3, 32, 32); BatchNorm is in training mode.
+        labels: (B,).
+        lr: the step.
+
+    Returns:
+        {"query": ..., "key": ..., "value": ..., "out": ...}: the change of the differences
+        between images behind the last block, relative to these differences.
+    """
+    model = copy.deepcopy(model).train()
+    F.cross_entropy(model(images), labels).backward()
+    x = model.features(images).detach()
+    before = model.blocks(x).detach()
+    effects = {}
+    for kind in ("query", "key", "value", "out"):
+        blocks = copy.deepcopy(model.blocks)
+        with torch.no_grad():
+            for moved, block in zip(blocks, model.blocks):
+                for weight, old in zip(moved.get_submodule(kind).parameters(), block.get_submodule(kind).parameters()):
+                    weight -= lr * old.grad.sign()
+            change = blocks(x) - before
+        effects[kind] = ((change - change.mean(0)).norm() / (before - before.mean(0)).norm()).item()
+    return effects
+
+
+@torch.no_grad()
+def linear_share(model, device, fitted, tested):
+    """How much of what blocks and last layer do is a linear map of X: the best one, by least squares.
+
+    Args:
+        fitted: batches of images that the map is fitted to.
+        tested: batches of others, that it is measured on.
+
+    Returns:
+        A dict: "r2", the share of the logits' variance that it explains; "same class", for how
+        many of the images (%) it names the network's class; "accuracy" (%), the map's own.
+    """
+    model.eval()
+
+    def inputs(batches):
+        x = torch.cat([model.features(images.to(device)) for images, _ in batches])
+        return F.pad(x, (0, 1), value=1.0)  # (N, 49), the last for a bias
+
+    x, logits = inputs(fitted), predict(model, device, fitted)[0]
+    weights = torch.linalg.lstsq(x.cpu(), logits.cpu()).solution.to(device)  # (49, 10)
+    logits, labels = predict(model, device, tested)
+    linear = inputs(tested) @ weights
+    guesses = linear.argmax(1)
+    return {
+        "r2": 1 - ((linear - logits).square().sum() / (logits - logits.mean(0)).square().sum()).item(),
+        "same class": 100 * (guesses == logits.argmax(1)).float().mean().item(),
+        "accuracy": 100 * (guesses == labels).float().mean().item(),
+    }
+
+
+# ------------------------------------------------------------------------------
+# 4. Plots
+# ------------------------------------------------------------------------------
+
+
+def _finish(figure, name):
+    """Put the ``mark`` on a figure, save it as images/``name`` in ``output``, and return it for display."""
+    if mark():
+        figure.text(0.5, 1.01, mark(), ha="center", va="bottom", color="C3", weight="bold")
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # laid out once, so that the file and the display are the same picture
+    with _saving(output() / "images" / name) as new:
+        figure.savefig(new, bbox_inches="tight")
+    plt.close(figure)  # a notebook would show it a second time
+    return figure
+
+
+def _show_image(axes, image, title=""):
+    axes.imshow(image.permute(1, 2, 0).cpu().numpy())
+    axes.set_title(title, fontsize=9)
+    axes.axis("off")
+
+
+def plot_samples(batches):
+    """Four training images, each with seven of its augmentations."""
+    figure, grid = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
+    for row, image, label in zip(grid, batches.images, batches.labels):
+        draws = augment(image.expand(7, -1, -1, -1))
+        _show_image(row[0], image, f"{CLASSES[label]}: original")
+        for axes, draw in zip(row[1:], draws):
+            _show_image(axes, draw)
+    figure.suptitle("Training images and seven random draws of flip and crop")
+    return _finish(figure, "augmented_samples.png")
+
+
+def plot_passage(networks, images):
+    """What four blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32).
+
+    Left ``passage``, before and behind the blocks; then ``block_spectra``: the singular
+    values of a block's map, and the spread of Z by block.
+    """
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
-    for name, rows in spectra.items():
-        for axes, key in zip(panels, ("attention", "map")):
-            axes.semilogy(range(1, 9), np.mean([row[key] for row in rows], axis=0), marker="o", label=name)
+    for name, model in networks.items():
+        passed, rows = passage(model, images), block_spectra(model, images)
+        panels[0].plot(passed[0].flatten().cpu(), passed[-1].flatten().cpu(), ".", markersize=2, label=name)
+        panels[1].semilogy(range(1, 9), np.mean([row["map"] for row in rows], axis=0), marker="o", label=name)
         panels[2].semilogy(range(1, len(rows) + 1), [row["spread"] for row in rows], marker="o", label=name)
-    panels[0].set_ylim(bottom=1e-6)
-    panels[0].set(title="Singular values of AM", xlabel="index", ylabel="mean over images and blocks")
+    panels[0].set(title="Differences between images", xlabel="before the blocks", ylabel="behind four blocks")
     panels[1].set(title="Singular values of a block's map", xlabel="index", ylabel="mean over images and blocks")
     panels[2].set(title="Spread of Z over the images", xlabel="block", ylabel="standard deviation", xticks=range(1, 5))
     for axes in panels:
         axes.grid(alpha=0.3)
+    panels[0].legend(markerscale=5)
+    return _finish(figure, "block_spectra.png")
+
+
+def plot_range_test(history, max_lr):
+    """The loss of an LR range test over its rates, {"lr": ..., "loss": ...}, with the training's max_lr marked."""
+    figure, axes = plt.subplots(figsize=(7, 4))
+    axes.semilogx(history["lr"], history["loss"])
+    axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
+    axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
+    axes.set_ylim(0.9 * min(history["loss"]), 1.1 * history["loss"][0])  # the end would flatten the rest
+    axes.legend()
+    return _finish(figure, "lr_finder.png")
+
+
+def plot_schedule(rates, steps_per_epoch, block_rate):
+    """The learning rate of every step (``learning_rates``) over the epochs, and the blocks', ``block_rate`` of it."""
+    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
+    epochs = np.arange(len(rates)) / steps_per_epoch
+    axes.plot(epochs, rates, label="convolutions, last layer")
+    axes.plot(epochs, block_rate * np.array(rates), label="blocks")
+    axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
+    axes.legend()
+    return _finish(figure, "lr_schedule.png")
+
+
+def plot_history(history):
+    """Training and test loss on one axis, training and test accuracy on another."""
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    for axes, quantity, unit in zip(panels, ("loss", "accuracy"), ("", " (%)")):
+        for split in ("train", "test"):
+            axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
+        axes.set(title=f"Training and test {quantity}", xlabel="epoch", ylabel=quantity + unit)
+        axes.grid(alpha=0.3)
         axes.legend()
-    return _finish(figure, "block_spectra.png", note)
+    return _finish(figure, "test_train_loss_accuracy.png")
+
+
+def plot_misclassified(images, labels, predicted):
+    """The first 20 images whose predicted class isn't the actual one, as they look (uint8)."""
+    wrong = (predicted != labels).nonzero().flatten()[:20]
+    figure, grid = plt.subplots(4, 5, figsize=(9, 8.5), layout="constrained")
+    for axes in grid.flat:
+        axes.axis("off")
+    for axes, i in zip(grid.flat, wrong):
+        _show_image(axes, images[i], f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}")
+    figure.suptitle("Misclassified test images")
+    return _finish(figure, "misclassified_imgs.png")
+
+
+def plot_confusion(labels, predicted):
+    """Confusion matrix: how many images of each actual class got each predicted class."""
+    counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu().numpy()
+    figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
+    axes.imshow(counts, cmap="Blues")
+    for actual in range(10):
+        for guess in range(10):
+            count = counts[actual, guess]
+            colour = "white" if count > counts.max() / 2 else "black"
+            axes.text(guess, actual, count, ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(10), CLASSES, rotation=45, ha="right")
+    axes.set_yticks(range(10), CLASSES)
+    axes.set(title="Confusion matrix of the test images", xlabel="predicted", ylabel="actual")
+    return _finish(figure, "confusion_matrix.png")
+
+
+@torch.no_grad()
+def plot_attention(model, images, labels):
+    """Each block's attention map of a few images, uint8 (B, 3, 32, 32), beside the image, in eval mode."""
+    model.eval()
+    inputs = block_inputs(model, normalize(images))
+    maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, inputs)]  # (B, 8, 8) a block
+    uniform = maps[0].mean().item()  # every row has the same sum
+    reach = max((am - uniform).abs().max().item() for am in maps)
+    figure, grid = plt.subplots(len(images), 5, figsize=(9.5, 2 * len(images)), layout="constrained")
+    for row, image, label, *ams in zip(grid, images, labels, *maps):
+        _show_image(row[0], image, CLASSES[label])
+        for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
+            picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
+            axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
+    figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+    figure.suptitle("Attention maps of single images")
+    return _finish(figure, "attention_maps.png")

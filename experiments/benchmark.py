@@ -1,6 +1,6 @@
 """Where the time of an epoch goes: the usual pipeline, ours, and the network's own arithmetic.
 
-    python experiments/benchmark.py [--device cpu|cuda]
+    python -m experiments.benchmark [--device cpu|cuda]
 
 Trains the same network for one epoch in three ways, in turn, seven times over:
 
@@ -20,13 +20,29 @@ import time
 
 import torch
 import torch.nn.functional as F
-from harness import BATCH_SIZE, UltimusNet, quiet, utils
-from torch.utils.data import DataLoader
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
-from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-REPETITIONS, STEPS = 7, 98
+import utils
+from experiments.harness import Setting, quiet
+from model9 import UltimusNet
+
+REPETITIONS, BATCH_SIZE = 7, Setting("ours").batch_size
+
+
+class PerImage(Dataset):
+    """uint8 images (N, 3, 32, 32) with torchvision's transforms on each, as torchvision's CIFAR10 has it."""
+
+    def __init__(self, images, labels, transform):
+        self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).numpy(), labels.tolist(), transform
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
 def usual(model, device, optimizer, scheduler, loader):
@@ -47,10 +63,10 @@ def usual(model, device, optimizer, scheduler, loader):
         bar.set_description(f"Batch_id={step} Loss={loss.item():.5f} Accuracy={100 * correct / seen:.2f}%")
 
 
-def floor(model, optimizer, images, labels):
-    """98 steps of nothing but arithmetic."""
+def floor(model, optimizer, images, labels, steps):
+    """An epoch's steps of nothing but arithmetic."""
     model.train()
-    for _ in range(STEPS):
+    for _ in range(steps):
         optimizer.zero_grad()
         F.cross_entropy(model(images), labels).backward()
         optimizer.step()
@@ -72,14 +88,15 @@ def seconds(epoch, device):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default=utils.pick_device().type)
     device = torch.device(parser.parse_args().device)
 
     data = utils.load_cifar10()
     model = UltimusNet().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    scheduler = utils.one_cycle(optimizer, epochs=4 * REPETITIONS, steps_per_epoch=STEPS)
     batches = utils.Batches(data.train_images, data.train_labels, device, BATCH_SIZE, True, utils.augment)
+    scheduler = utils.one_cycle(optimizer, epochs=4 * REPETITIONS, steps_per_epoch=len(batches))
+    utils.keep_freed_memory()
     images, labels = next(iter(batches))
 
     per_image = transforms.Compose(
@@ -90,15 +107,13 @@ def main():
             transforms.Normalize(utils.MEAN, utils.STD),
         ]
     )
-    dataset = CIFAR10.__new__(CIFAR10)  # the images that load_cifar10 found, stand-in or not
-    dataset.data, dataset.targets = data.train_images.permute(0, 2, 3, 1).numpy(), data.train_labels.tolist()
-    dataset.transform, dataset.target_transform = per_image, None
+    dataset = PerImage(data.train_images, data.train_labels, per_image)
     loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
 
     ways = {
         "a usual": lambda: usual(model, device, optimizer, scheduler, loader),
         "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
-        "c floor": lambda: floor(model, optimizer, images, labels),
+        "c floor": lambda: floor(model, optimizer, images, labels, len(batches)),
     }
     for way in ("b ours", "c floor"):  # warm-up
         seconds(ways[way], device)
@@ -111,7 +126,7 @@ def main():
     a, b, c = times.values()
     ratios = [statistics.median(x / y for x, y in zip(*pair)) for pair in ((a, b), (b, c))]
 
-    print(f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n")
+    print(f"\ntorch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n")
     print("| way | seconds an epoch | images a second |\n| --- | ---: | ---: |")
     for way in ways:
         median = statistics.median(times[way])

@@ -1,6 +1,6 @@
 """How far is the training from collapse, and what happens when it collapses?
 
-    python experiments/collapse.py
+    python -m experiments.collapse
 
 1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have no
    rate of their own, eight epochs each: well past the peak of the one-cycle policy in
@@ -9,13 +9,15 @@
    Into collapse_trace.csv and images/collapse.png.
 """
 
-import csv
 import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-from harness import Setting, one_thread, prepare, quiet, read, run_all, utils
+import torch
+
+import utils
+from experiments.harness import Setting, one_thread, prepare, quiet, read, run_all, write
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
@@ -34,10 +36,10 @@ JOBS += [(FULL_RATE, seed) for seed in (1, 2, 3)]
 
 
 def trace(setting, seed):
-    """Train again and look at the blocks after every seventh step.
+    """Train again and look at the blocks 14 times an epoch.
 
     Returns:
-        A dict a look: step, training loss, and for each block the spread of Z over 256
+        A dict a look: epoch, training loss, and for each block the spread of Z over 256
         images and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
     """
     training, held_out = prepare(setting, seed)
@@ -45,13 +47,14 @@ def trace(setting, seed):
     sample = utils.normalize(held_out.images[:256])
     rows = []
     for epoch in range(1, STOP + 1):
-        iterator = iter(batches)
-        while part := list(itertools.islice(iterator, 7)):
+        iterator, every = iter(batches), len(batches) // 14
+        while part := list(itertools.islice(iterator, every)):
             with quiet():
                 loss, _ = utils.train(model, device, part, *rest, epoch)
-            row = {"step": rest[-1].last_epoch, "loss": round(loss, 4)}
+            row = {"epoch": round(rest[-1].last_epoch / len(batches), 3), "loss": round(loss, 4)}
             for number, (block, x) in enumerate(zip(model.blocks, utils.block_inputs(model, sample)), start=1):
-                attention, z = utils.attend(block, x)
+                with torch.no_grad():
+                    attention, z = block.attend(x)
                 row[f"spread {number}"] = f"{z.std(0).mean():.3g}"
                 row[f"saturation {number}"] = f"{8**0.5 * attention.amax(2).mean():.3g}"
             rows.append(row)
@@ -59,19 +62,23 @@ def trace(setting, seed):
 
 
 def draw(rows, title):
-    """Loss, spread of Z and saturation of AM over the steps."""
-    steps = [int(row["step"]) / 98 for row in rows]
+    """Loss, spread of Z and saturation of AM over the epochs."""
+    epochs = [float(row["epoch"]) for row in rows]
     figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
-    panels[0].semilogy(steps, [float(row["loss"]) for row in rows])
+    panels[0].semilogy(epochs, [float(row["loss"]) for row in rows])
     for number in range(1, 5):
-        panels[1].semilogy(steps, [float(row[f"spread {number}"]) for row in rows], label=f"block {number}")
-        panels[2].plot(steps, [float(row[f"saturation {number}"]) for row in rows], label=f"block {number}")
+        panels[1].semilogy(epochs, [float(row[f"spread {number}"]) for row in rows], label=f"block {number}")
+        panels[2].plot(epochs, [float(row[f"saturation {number}"]) for row in rows], label=f"block {number}")
+    panels[2].axhline(1 / 8, color="C7", linestyle=":", label="uniform")
     panels[0].set(title="Training loss", xlabel="epoch", ylabel="loss")
     panels[1].set(title="Spread of Z over the images", xlabel="epoch", ylabel="standard deviation")
     panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="largest share in a row, mean", ylim=(0, 1))
-    panels[1].legend()
+    for axes in panels[1:]:
+        axes.legend()
     figure.suptitle(title)
-    figure.savefig(FIGURE)
+    with utils.replacing(FIGURE) as new:
+        figure.savefig(new)
+    plt.close(figure)
 
 
 if __name__ == "__main__":
@@ -81,9 +88,5 @@ if __name__ == "__main__":
     if not TRACE.exists():
         print(f"watching {title}")
         one_thread()
-        looks = trace(setting, seed)
-        with open(TRACE, "w", newline="") as file:
-            writer = csv.DictWriter(file, looks[0])
-            writer.writeheader()
-            writer.writerows(looks)
+        write(TRACE, trace(setting, seed))
     draw(read(TRACE), title)

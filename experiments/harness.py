@@ -2,59 +2,50 @@
 
 A ``Setting`` names everything in which two trainings may differ. ``run`` trains one
 of them with the loops of ``utils.py``; ``run_all`` trains many side by side, one
-core each, and appends a line to a CSV as each ends, so that a stopped experiment
+core each, and adds a line to a CSV as each ends, so that a stopped experiment
 goes on where it was.
 """
 
 import contextlib
 import csv
+import itertools
 import os
-import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
-from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import utils
-from model9 import Ultimus, UltimusNet
+from model9 import Blur, Ultimus, UltimusNet
 
-EPOCHS, BATCH_SIZE = 24, 512
+EPOCHS = 24
 COLLAPSED = 20  # a test accuracy (%) below it: the network has fallen, or all but fallen, to chance
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One training. The defaults are those of the notebook."""
-
-    name: str
-    stem: str = "dense"  # or "max-pools": the last pool at stride 2, too; or "stride 1": no pooling at all
-    attention: str = "per image"  # or "per batch": Q^T K as (8 x B)(B x 8), sqrt(8) inside
-    init: str = "projection"  # or "default": PyTorch's
-    max_lr: float = 0.015
-    block_rate: float = 0.2  # of max_lr, for the blocks
-    augment: bool = True
-    blocks: int = 4
-    residual: bool = False
-    bottleneck: bool = False  # the linear map 48 > 8 > 48 that ours starts as, in place of the blocks
-
-
-class BatchMixing(Ultimus):
+class OverTheBatch(Ultimus):
     """Attention across the batch, as the published solution has it: one 8 x 8 map for all images.
 
-    Divided by sqrt(8) before the softmax; the published code takes log_softmax and divides it.
+    AM = softmax over j of (Q^T K / sqrt(8)), the division before the softmax:
+    https://github.com/shreyash-99/EVA8/blob/835343031be2482f976b8e2de887c65dd5a16be3/Session_9_Assignment/model9.py
     """
 
-    def attention(self, x):
-        k, q = self.key(x), self.query(x)  # (B, 8), (B, 8)
-        return (q.T @ k / k.shape[1] ** 0.5).softmax(dim=1)  # (8 x B) x (B x 8) -> (8, 8)
+    def attend(self, x):
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        attention = (q.T @ k / k.shape[1] ** 0.5).softmax(dim=1)  # (8 x B) x (B x 8) -> (8, 8)
+        return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
 
-    def forward(self, x):
-        return self.out(self.value(x) @ self.attention(x))  # (B x 8) x (8 x 8) -> (B, 8) -> (B, 48)
+
+class OverQueries(Ultimus):
+    """The softmax over i, the axis of Z's sum, so that the weights on the values add up to one (before 1/sqrt(8))."""
+
+    def attend(self, x):
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        attention = torch.einsum("...i,...j->...ij", q, k).softmax(dim=1) / k.shape[1] ** 0.5  # (B, 8, 8)
+        return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
 
 
 class Residual(Ultimus):
@@ -64,33 +55,151 @@ class Residual(Ultimus):
         return x + super().forward(x)
 
 
+def published_augmentation(images):
+    """The published run's augmentation, uint8 (B, 3, 32, 32) to the same, each image by its own draw.
+
+    In the order of that run's figure of samples (its transforms stand in a Python set):
+    a black hole of 8 x 8 with probability 0.9; a border of two pixels, grey because it was
+    filled after the normalisation; a crop of 32 x 32; with probability 0.5 a rotation by up
+    to 45 degrees, a scale of 0.9 to 1.1 and a shift of up to two pixels, reflected beyond
+    the border; a flip. Read in EVA8-all_models-new/utils.py and Session-9_Assignment.ipynb of
+    https://github.com/shreyash-99/EVA8/tree/835343031be2482f976b8e2de887c65dd5a16be3
+    """
+    count, device = len(images), images.device
+    mean, std, fill = (torch.tensor(v, device=device).view(3, 1, 1) for v in (utils.MEAN, utils.STD, utils.MEAN))
+    grey = 255 * (mean + std * fill)  # the mean in place of the normalised value
+
+    place = torch.arange(32, device=device)
+    corner = torch.randint(25, (2, count, 1), device=device)
+    down, right = (place >= corner) & (place < corner + 8)  # (B, 32) each
+    hole = down[:, :, None] & right[:, None, :] & (torch.rand(count, 1, 1, device=device) < 0.9)
+    images = images.float().masked_fill(hole[:, None], 0.0)
+
+    padded = grey.expand(count, 3, 36, 36).clone()
+    padded[:, :, 2:-2, 2:-2] = images
+    windows = padded.unfold(2, 32, 1).unfold(3, 32, 1)  # (B, 3, 5, 5, 32, 32)
+    down, right = torch.randint(5, (2, count), device=device)
+    images = windows[torch.arange(count, device=device), :, down, right]  # (B, 3, 32, 32)
+
+    angle, scale, x, y = 2 * torch.rand(4, count, device=device) - 1  # -1 to 1
+    angle, scale = angle * torch.pi / 4, 1 + 0.1 * scale
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    pixels = 2 * 2 / 31  # two of them, where the image's side runs from -1 to 1
+    maps = torch.stack([cos, -sin, pixels * x, sin, cos, pixels * y], 1).view(count, 2, 3)
+    grid = F.affine_grid(maps, images.shape, align_corners=True)
+    turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
+    images = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, turned, images)
+    return utils.random_flip(images.round().clamp(0, 255).to(torch.uint8))
+
+
+def crop_and_flip(padding):
+    """``utils.augment`` with another border, in pixels."""
+    return lambda images: utils.random_flip(utils.random_crop(images, padding))
+
+
+def stem(pools, blurs=(), dilation=1):
+    """What changes a network's stem: the pools, what halves the sides behind the first two, the last one's dilation."""
+
+    def change(model):
+        for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
+            part.pool, part.blur = pool, blur
+        model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
+
+    return change
+
+
+def wide_max(size, stride=1):
+    """A max-pool that keeps an image's sides, or divides them by its stride."""
+    return nn.MaxPool2d(size, stride, size // 2)
+
+
+SMALL, BLURS, AVERAGES = nn.MaxPool2d(2, 1), (Blur(16), Blur(32)), 2 * [nn.AvgPool2d(3, 2, 1)]
+STEMS = {  # what each does to a new UltimusNet
+    "ours": lambda model: None,
+    "stride 1": stem(3 * [nn.Identity()]),
+    "max-pools": stem([wide_max(3, 2), wide_max(3, 2), wide_max(5)]),
+    "average pools": stem([SMALL, SMALL, wide_max(5)], AVERAGES, dilation=2),
+    "max 3x3": stem([wide_max(3), wide_max(3), wide_max(5)], BLURS, dilation=2),
+    "last 5x5, no dilation": stem([SMALL, SMALL, wide_max(5)], BLURS),
+    "last 7x7, no dilation": stem([SMALL, SMALL, wide_max(7)], BLURS),
+}
+ATTENTIONS = {"per image": Ultimus, "per batch": OverTheBatch, "over i": OverQueries}
+INITS = ("projection", "default")  # ours, PyTorch's
+DETAILS = ("ours", "published")
+AUGMENTATIONS = {
+    "crop and flip": utils.augment,
+    "crop by 1 and flip": crop_and_flip(1),
+    "crop by 4 and flip": crop_and_flip(4),
+    "none": None,
+    "published": published_augmentation,
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training. The defaults are those of the notebook.
+
+    Raises:
+        ValueError: a choice that there isn't, with those that there are.
+    """
+
+    name: str
+    stem: str = "ours"
+    attention: str = "per image"
+    init: str = "projection"
+    c: float = 0.25  # of the projection
+    details: str = "ours"  # "published": biases where it has them, and Adam's beta1 cycled against the rate
+    batch_size: int = 128
+    max_lr: float = 0.01
+    block_rate: float = 0.2  # of max_lr, for the blocks
+    augment: str = "crop and flip"
+    blocks: int = 4
+    residual: bool = False
+    bottleneck: bool = False  # the linear map 48 > 8 > 48 that ours starts as, in place of the blocks
+
+    def __post_init__(self):
+        for field, choices in CHOICES.items():
+            if getattr(self, field) not in choices:
+                raise ValueError(f"{self.name}: no {field} {getattr(self, field)!r}; there are {', '.join(choices)}")
+
+
+CHOICES = dict(stem=STEMS, attention=ATTENTIONS, init=INITS, details=DETAILS, augment=AUGMENTATIONS)
+
+
 def build(setting):
     """The network of a setting."""
-    block = Residual if setting.residual else {"per image": Ultimus, "per batch": BatchMixing}[setting.attention]
     model = UltimusNet()
+    STEMS[setting.stem](model)
+    block = Residual if setting.residual else ATTENTIONS[setting.attention]
+    model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
+    model.start_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
-    model.blocks = nn.Sequential(*[block(basis) for _ in range(setting.blocks)])
+    if setting.attention == "over i":  # the softmaxes carry the mean, too
+        for block in model.blocks:
+            nn.init.zeros_(block.value.weight)
     if setting.bottleneck:
         model.blocks = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 48))
         for layer, weight in zip(model.blocks, (basis, basis.T)):
             layer.weight.data.copy_(weight)
             nn.init.zeros_(layer.bias)
     elif setting.blocks == 0:
+        model.blocks = nn.Sequential()
         model.fc.reset_parameters()  # no eight directions to begin with
-    if setting.stem == "stride 1":
-        for conv_pool in model.stem:
-            conv_pool[1] = nn.Identity()
-    elif setting.stem == "max-pools":
-        model.stem[2][1].stride = 2
     if setting.init == "default":
         model = utils.with_default_init(model)
+    if setting.details == "published":
+        for part in model.stem:
+            part.conv = nn.Conv2d(part.conv.in_channels, part.conv.out_channels, kernel_size=3, padding=1)
+        for layer in model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.bias = None
     return model
 
 
 @contextlib.contextmanager
 def quiet():
     """Nothing printed inside reaches the screen."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
         yield
 
 
@@ -118,13 +227,14 @@ def prepare(setting, seed, validation=False):
         raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
     training, held_out = splits(data, validation)
     utils.seed_everything(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)
-    batches = utils.Batches(*training, device, BATCH_SIZE, True, utils.augment if setting.augment else None)
+    batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer = utils.adam(model)
     rates = [setting.max_lr, setting.block_rate * setting.max_lr]
-    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
-    return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, BATCH_SIZE)
+    cycled = setting.details == "published"
+    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates, cycle_momentum=cycled)
+    return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
 
 
 def run(setting, seed, validation=False, stop=EPOCHS):
@@ -135,29 +245,38 @@ def run(setting, seed, validation=False, stop=EPOCHS):
         stop: leave the 24-epoch schedule after this many epochs.
 
     Returns:
-        A dict: the setting, seed, parameters, training and held-out accuracy in %, and
-        directions: how many singular values of d logits / dX exceed a hundredth of the
-        largest, for 512 held-out images (empty where the images of a batch are mixed).
+        A dict: the setting, seed, parameters; training and held-out accuracy in %, the latter
+        also "mirrored" (``utils.predict_mirrored``); seconds a training epoch; and directions:
+        how many singular values of d logits / dX exceed a hundredth of the largest, for 512
+        held-out images (empty where the images of a batch are mixed).
     """
     training, held_out = prepare(setting, seed, validation)
     model, device = training[:2]
+    utils.keep_freed_memory()
+    started = time.perf_counter()
     with quiet():
         try:
             for epoch in range(1, stop + 1):
                 _, train_accuracy = utils.train(*training, epoch)
         except FloatingPointError:  # the network that is left is measured all the same
             train_accuracy = float("nan")
-        _, accuracy = utils.test(model, device, held_out)
+    seconds = (time.perf_counter() - started) / epoch
+
+    def accuracy(scores, labels):
+        return 100 * (scores.argmax(1) == labels).float().mean().item()
+
     directions = ""
-    if setting.attention == "per image":
+    if setting.attention != "per batch":
         spectrum = utils.head_spectrum(model, utils.normalize(held_out.images[:512]))
         directions = sum(value > 0.01 * spectrum[0] for value in spectrum)
     return asdict(setting) | dict(
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
         train_accuracy=round(train_accuracy, 2),
-        accuracy=round(accuracy, 2),
+        accuracy=round(accuracy(*utils.predict(model, device, held_out)), 2),
+        mirrored=round(accuracy(*utils.predict_mirrored(model, device, held_out)), 2),
         directions=directions,
+        seconds=round(seconds, 1),
     )
 
 
@@ -166,53 +285,68 @@ def one_thread():
     torch.set_num_threads(1)
 
 
-def estimate(jobs, options):
+def estimate(jobs, stop=EPOCHS, **_):
     """Seconds that the jobs will take on one core, from two timed steps of each setting."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    images, labels = torch.randn(BATCH_SIZE, 3, 32, 32), torch.randint(10, (BATCH_SIZE,))
+    one_thread()
+    images, labels = torch.randn(512, 3, 32, 32), torch.randint(10, (512,))
     seconds = {}
     for setting in {setting for setting, _ in jobs}:
         model = build(setting).to(memory_format=torch.channels_last)
         for _ in range(2):  # the first is the warm-up
             started = time.perf_counter()
-            nn.functional.cross_entropy(model(images), labels).backward()
-            seconds[setting] = time.perf_counter() - started
+            F.cross_entropy(model(images), labels).backward()
+            seconds[setting] = (time.perf_counter() - started) * 50_000 / len(images)
     torch.set_num_threads(threads)
-    return sum(98 * options.get("stop", EPOCHS) * seconds[setting] for setting, _ in jobs)
+    return sum(stop * seconds[setting] for setting, _ in jobs)
+
+
+def known(row):
+    """By what a run is known, as text: its whole setting and its seed."""
+    return tuple(str(row[field]) for field in (*Setting.__dataclass_fields__, "seed"))
 
 
 def run_all(path, jobs, **options):
-    """Run the jobs that the CSV at ``path`` doesn't hold yet, one a core, and append a line for each.
+    """Run the jobs that the CSV at ``path`` doesn't hold yet, one a core, and add a line for each.
 
     Args:
         jobs: (Setting, seed) pairs, in the order in which they are started.
         options: passed to ``run``.
     """
-    done = {(row["name"], int(row["seed"])) for row in read(path)}
-    jobs = [(setting, seed) for setting, seed in jobs if (setting.name, seed) not in done]
-    workers = 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0))
+    rows = read(path)
+    if rows and not Setting.__dataclass_fields__.keys() <= rows[0].keys():
+        raise ValueError(f"{path} lacks columns that a setting has: its runs are another version's, move it away")
+    done = {known(row) for row in rows}
+    jobs = [(setting, seed) for setting, seed in jobs if known(asdict(setting) | {"seed": seed}) not in done]
+    workers = 1 if utils.pick_device().type == "cuda" else cores()
     print(f"{path.name}: {len(done)} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
     if jobs:
-        print(
-            f"about {estimate(jobs, options) / workers / 60:.0f} minutes, by the time of a few steps of each",
-            flush=True,
-        )
+        minutes = estimate(jobs, **options) / workers / 60
+        print(f"about {minutes:.0f} minutes, by the time of a few steps of each", flush=True)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=one_thread) as pool:
         futures = [pool.submit(run, setting, seed, **options) for setting, seed in jobs]
         for number, future in enumerate(as_completed(futures), start=1):
             row = future.result()
-            with open(path, "a", newline="") as file:
-                writer = csv.DictWriter(file, row)
-                if file.tell() == 0:
-                    writer.writeheader()
-                writer.writerow(row)
+            write(path, [*read(path), row])
             print(f"[{number}/{len(jobs)}] {row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", flush=True)
 
 
+def cores():
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def read(path):
-    """The rows of a CSV that ``run_all`` wrote; none if it isn't there yet."""
+    """The rows of a CSV that ``write`` wrote, all values as text; none if it isn't there yet."""
     if not path.exists():
         return []
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def write(path, rows):
+    """Write rows, dicts of the same keys, to a CSV; an older one stays whole until the new one is."""
+    with utils.replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+import utils
 from experiments.harness import read
 
 CSV = Path(__file__).with_name("published.csv")
@@ -52,7 +53,9 @@ def draw(rows, ours):
     axes.set_xlabel("test accuracy of each public solution (%)", fontsize=16)
     axes.tick_params(labelsize=15)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    figure.savefig(FIGURE)
+    with utils.replacing(FIGURE) as new:
+        figure.savefig(new)
+    plt.close(figure)
 
 
 if __name__ == "__main__":

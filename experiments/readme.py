@@ -1,6 +1,6 @@
 """Fill the measured parts of README.md from what measured them.
 
-    python experiments/readme.py
+    python -m experiments.readme
 
 A part stands between <!-- NAME --> and <!-- /NAME -->. The training log and its
 summary come from the notebook's outputs, the tables from the CSVs and the text
@@ -12,35 +12,34 @@ import re
 import statistics
 from pathlib import Path
 
-from ablation import CSV as ABLATION
-from ablation import ORDER
-from collapse import CSV as COLLAPSE
-from collapse import JOBS
-from harness import COLLAPSED, read
-from tuning import CSV as TUNING
-from tuning import SETTINGS
+import utils
+from experiments.ablation import CSV as ABLATION
+from experiments.ablation import ORDER, OURS, PUBLISHED
+from experiments.collapse import CSV as COLLAPSE
+from experiments.collapse import JOBS
+from experiments.harness import COLLAPSED, read
+from experiments.published import CSV as FIELD
+from experiments.tuning import CSV as TUNING
+from experiments.tuning import SETTINGS
 
 ROOT = Path(__file__).parents[1]
+OTHERS = {  # rows of published.csv that the README shows
+    "shreyash-99/EVA8": "the published one",
+    "raguram/EVA8P1": "stuck at chance, attention per image as ours",
+    "MPGarg/Assignment-9": "residuals, one map for K, Q, V of all blocks",
+    "abhyuditjain/eva-8": "the best without residuals",
+    "ajinkyakhadilkar/EVA-8": "the best: residuals, elementwise product",
+}
+UVA = (
+    "https://github.com/phlippe/uvadlc_notebooks/blob/0da8037c7abc32f478ff6142acceb72dbcf088ee/"
+    "docs/tutorial_notebooks/tutorial15/Vision_Transformer.ipynb"
+)
 
-GITHUB = "https://github.com/"
-PUBLISHED = GITHUB + "shreyash-99/EVA8/blob/801ee375bb1968de75a657ac3f1454028eb234fc/Session_9_Assignment/README.md"
-STUCK = GITHUB + "peeyushsinghal/EVA8/blob/11979547e635eef02b51c00e6e2a30019425a755/S9-Assignment-Solution/README.md"
-BEST_OTHER = GITHUB + "abhyuditjain/eva-8/blob/adf545ae7759c2450fa1496fe7769e0eebb0e3ea/session9/README.md"
-UVA = "https://uvadlc-notebooks.readthedocs.io/en/latest/tutorial_notebooks/tutorial15/Vision_Transformer.html"
-RESULTS = [  # as the others published them; the parameters of the first are counted from its model9.py
-    "| solution | test accuracy (%) | parameters | epochs | time | source |",
-    "| --- | --- | ---: | ---: | --- | --- |",
-    "| published solution | 40.14 | 25,776 | 24 | 22 s an epoch, Colab GPU "
-    f"| [shreyash-99/EVA8]({PUBLISHED}), its log |",
-    f"| another, stuck at chance | 10.00 | 25,680 | 24 | 18 s an epoch | [peeyushsinghal/EVA8]({STUCK}) |",
-    "| another | 41.10 | 25,978 | 24 | 4 s an epoch "
-    f"| [ojhajayant/EVA8]({GITHUB}ojhajayant/EVA8/blob/main/session_9/README.md) |",
-    "| the best other one found without residual connections | 62.25 | 26,064 | 24 | 16 s an epoch "
-    f"| [abhyuditjain/eva-8]({BEST_OTHER}) |",
-    "| with residual connections and an elementwise product in place of QᵀK | 64.43 | 25,882 | 24 | 13 s an epoch "
-    f"| log of the author of [pytorch-cifar-for-EVA]({GITHUB}ajinkyakhadilkar/pytorch-cifar-for-EVA) |",
-    f"| Vision Transformer of six layers | 75.59 | | 180 | up to an hour, Titan RTX | [UvA tutorial 15]({UVA}) |",
-]
+
+def table(header, rows):
+    """A Markdown table; a column whose name ends in a colon is aligned to the right."""
+    rule = ["---:" if name.endswith(":") else "---" for name in header]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in ([name.rstrip(":") for name in header], rule, *rows))
 
 
 def outputs(notebook):
@@ -49,107 +48,140 @@ def outputs(notebook):
     return ["".join(line for out in cell["outputs"] for line in out.get("text", [])) for cell in cells]
 
 
-def accuracies(table, name):
-    """Accuracies of a setting's runs in a CSV's rows, in the order of the seeds."""
-    rows = [row for row in table if row["name"] == name]
-    return [float(row["accuracy"]) for row in sorted(rows, key=lambda row: int(row["seed"]))]
+def values(rows, name, column="accuracy"):
+    """A column of a setting's runs in a CSV's rows, in the order of the seeds."""
+    rows = [row for row in rows if row["name"] == name]
+    return [float(row[column]) for row in sorted(rows, key=lambda row: int(row["seed"]))]
 
 
-def spread(values):
-    """Mean and sample standard deviation, as far as there are runs enough."""
-    mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} ± {statistics.stdev(values):.2f}" if len(values) > 1 else mean
+def listed(numbers, digits=2):
+    return ", ".join(f"{number:.{digits}f}" for number in numbers)
 
 
-def seeds_table(table):
-    lines = ["| | seed 1 | 2 | 3 | 4 | 5 | mean ± standard deviation |", "| --- " + 6 * "| ---: " + "|"]
-    for name, text in (("ours", "ours, four ULTIMUS blocks"), ("no blocks", "the same without the blocks")):
-        values = accuracies(table, name)
-        lines.append(f"| {text} | " + " | ".join(f"{v:.2f}" for v in values) + f" | **{spread(values)}** |")
-    return "\n".join(lines)
+def spread(numbers):
+    """Mean and sample standard deviation, or, of few or collapsed runs, each of them."""
+    if len(numbers) < 3 or min(numbers) < COLLAPSED or statistics.stdev(numbers) > 3:
+        return listed(numbers)
+    return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
 
 
-def gap(table):
-    ours, without = accuracies(table, "ours"), accuracies(table, "no blocks")
+def seeds_table(rows):
+    lines = []
+    for name, text in (("ours", "ours"), ("no blocks", "the same without the blocks")):
+        plain, mirrored = values(rows, name), values(rows, name, "mirrored")
+        lines.append([text, listed(plain), f"**{spread(plain)}**", spread(mirrored)])
+    return table(["", "seeds 1 to 5", "mean ± standard deviation:", "mirrored:"], lines)
+
+
+def gap(rows):
+    """The blocks' cost, in words that its error allows."""
+    ours, without = values(rows, "ours"), values(rows, "no blocks")
+    difference = statistics.mean(ours) - statistics.mean(without)
     error = (statistics.variance(ours) / len(ours) + statistics.variance(without) / len(without)) ** 0.5
+    verdict = "which is not distinguishable from none" if abs(difference) < 2 * error else "more than chance explains"
     return (
-        f"Four blocks end {statistics.mean(without) - statistics.mean(ours):.2f} points below none, "
-        f"with a standard error of {error:.2f} over five seeds each."
+        f"Five seeds with four blocks end {abs(difference):.2f} points {'above' if difference > 0 else 'below'} "
+        f"five without any, with a standard error of {error:.2f}: {verdict}."
     )
 
 
-def tuning_table():
-    lines = ["| change | validation accuracy of each run (%) | mean |", "| --- | --- | ---: |"]
-    table = read(TUNING)
-    for setting in SETTINGS:
-        values = accuracies(table, setting.name)
-        if values:
-            name = "none" if setting.name == "ours" else setting.name
-            lines.append(f"| {name} | {', '.join(f'{v:.2f}' for v in values)} | {statistics.mean(values):.2f} |")
-    return "\n".join(lines)
-
-
-def ablation_table(table):
-    lines = [
-        "| network and training | test accuracy (%) | training accuracy (%) | runs | directions left | parameters |",
-        "| --- | ---: | ---: | ---: | ---: | ---: |",
-    ]
+def ablation_table(rows):
+    lines = []
     for setting in ORDER:
-        rows = [row for row in table if row["name"] == setting.name]
-        if rows:
-            values = accuracies(table, setting.name)
-            counts = [int(row["directions"]) for row in rows if row["directions"]]
-            left = "–".join(str(count) for count in sorted({min(counts), max(counts)})) if counts else ""
-            parameters = int(rows[0]["parameters"])
-            training = f"{statistics.mean(float(row['train_accuracy']) for row in rows):.1f}"
-            told = spread(values)
-            if min(values) < COLLAPSED:  # a mean would tell nothing
-                told, training = ", ".join(f"{value:.2f}" for value in values), ""
-            lines.append(f"| {setting.name} | {told} | {training} | {len(values)} | {left} | {parameters:,} |")
-    return "\n".join(lines)
+        own = [row for row in rows if row["name"] == setting.name]
+        if own:
+            accuracies = values(rows, setting.name)
+            counts = sorted({int(row["directions"]) for row in own if row["directions"]})
+            left = f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
+            training = (
+                ""
+                if min(accuracies) < COLLAPSED
+                else f"{statistics.mean(values(own, setting.name, 'train_accuracy')):.1f}"
+            )
+            lines.append([setting.name, spread(accuracies), training, str(len(own)), left])
+    return table(["network and training", "test accuracy (%):", "training:", "runs:", "directions left:"], lines)
 
 
 def collapse_table():
-    lines = ["| max_lr | seeds | collapsed | test accuracy of each (%) |", "| --- | ---: | ---: | --- |"]
-    table = read(COLLAPSE)
+    rows, lines = read(COLLAPSE), []
     for setting in dict.fromkeys(setting for setting, _ in JOBS):
-        values = accuracies(table, setting.name)
-        if values:
-            each = ", ".join(f"{value:.1f}" for value in values)
-            dead = sum(value < COLLAPSED for value in values)
-            lines.append(f"| {setting.max_lr:.4g} ({setting.name}) | {len(values)} | {dead} | {each} |")
-    return "\n".join(lines)
+        accuracies = values(rows, setting.name)
+        if accuracies:
+            counts = values(rows, setting.name, "directions")
+            dead = sum(value < COLLAPSED for value in accuracies)
+            left = f"{min(counts):.0f}" if min(counts) == max(counts) else f"{min(counts):.0f}–{max(counts):.0f}"
+            name = f"{setting.max_lr:.4g} ({setting.name})"
+            lines.append([name, f"{dead} of {len(accuracies)}", left, listed(accuracies, 1)])
+    return table(["max_lr", "collapsed:", "directions left:", "test accuracy of each (%)"], lines)
+
+
+def tuning_table():
+    rows, lines = read(TUNING), []
+    for setting in SETTINGS:
+        plain, mirrored = values(rows, setting.name), values(rows, setting.name, "mirrored")
+        if plain:
+            lines.append(
+                [setting.name, listed(plain), f"{statistics.mean(plain):.2f}", f"{statistics.mean(mirrored):.2f}"]
+            )
+    return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
+
+
+def others_table(mean):
+    rows, lines = (
+        {row["repository"]: row for row in read(FIELD)},
+        [["**this repository**", f"**{mean}**", "25,978", "24", ""]],
+    )
+    for repository, text in OTHERS.items():
+        row = rows[repository]
+        source = f"https://github.com/{repository}/blob/{row['commit']}/{row['source'].replace(' ', '%20')}"
+        name = f"[{repository.split('/')[0]}]({source}): {text}"
+        lines.append([name, row["accuracy"], f"{int(row['parameters']):,}", row["epochs"], row["seconds"]])
+    lines.append([f"[UvA tutorial 15]({UVA}): a Vision Transformer", "75.59", "3,195,146", "180", "< 20"])
+    return table(["solution", "test accuracy (%):", "parameters:", "epochs:", "s an epoch:"], lines)
+
+
+def times(rows):
+    """Seconds an epoch of the published system and ours, from the same machine."""
+    ours, published = (statistics.mean(values(rows, s.name, "seconds")) for s in (OURS, PUBLISHED))
+    return (
+        f"On one core of the same machine an epoch of training takes the published system {published:.0f} s and ours "
+        f"{ours:.1f} s, {published / ours:.1f} times less."
+    )
 
 
 def fill(text, notebook):
     """The README's text with every measured part renewed."""
     printed = outputs(notebook)
-    log = next(text for text in printed if "EPOCH: 1 " in text).strip()
-    machine = next(text for text in printed if text.startswith("torch ")).strip()
-    source = next(text for text in printed if "training steps an epoch" in text)
-    data = re.search(r"^(CIFAR-10|synthetic stand-in) ", source, re.MULTILINE)[1]
-    last = next(text for text in printed if text.startswith("test accuracy")).strip()
+
+    def cell(words):
+        return next(text for text in printed if words in text)
+
+    machine = cell("torch ").strip()
+    data = re.search(r"^(CIFAR-10|synthetic stand-in) ", cell("training steps an epoch"), re.MULTILINE)[1]
+    last = cell("test accuracy")
     minutes = 24 * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
-    accuracy, training = re.findall(r"accuracy ([\d.]+) %", last)
-    table = read(ABLATION)
-    mean = spread(accuracies(table, "ours"))
-    ours = (
-        f"| **this repository** | **{mean}** (n = 5) | 25,978 | 24 "
-        f"| {minutes:.1f} min in all, {machine.split(' on ')[1]} | [ablation.csv](experiments/ablation.csv) |"
-    )
+    accuracy, mirrored, training = re.findall(r"([\d.]+) %", last)[:3]
+    r2, same, alone = re.search(
+        r"([\d.]+) of the logits.*?([\d.]+) %.*?([\d.]+) %", cell("of the logits"), re.DOTALL
+    ).groups()
+    rows = read(ABLATION)
+    mean = spread(values(rows, "ours"))
     parts = {
-        "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five "
-        f"seeds), {minutes:.1f} minutes a training on {machine.split(' on ')[1]}.",
-        "results": "\n".join([*RESULTS[:2], ours, *RESULTS[2:]]),
-        "run": f"The notebook's run: {accuracy} % test and {training} % training accuracy on {data}, "
-        f"{minutes:.1f} minutes ({machine}).",
-        "seeds": seeds_table(table),
-        "gap": gap(table),
+        "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five seeds), "
+        f"{spread(values(rows, 'ours', 'mirrored'))} % with each test image and its mirror image averaged.",
+        "blocks": f"The four blocks add nothing to it, and take next to nothing away: {gap(rows)} The best linear map "
+        f"from X to a trained network's logits explains {r2} of their variance, names the same class for {same} % of "
+        f"the test images, and alone gets {alone} % of them right.",
+        "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
+        f"on {data}, {minutes:.1f} minutes ({machine}).",
+        "seeds": seeds_table(rows),
+        "others": others_table(mean),
         "tuning": tuning_table(),
-        "ablation": ablation_table(table),
+        "ablation": ablation_table(rows),
         "collapse": collapse_table(),
-        "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text().strip(),
-        "log": f"```text\n{log}\n```",
+        "times": times(rows) if values(rows, PUBLISHED.name) else "",
+        "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip(),
+        "log": f"```text\n{cell('EPOCH: 1 ').strip()}\n```",
     }
     for name, part in parts.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
@@ -161,5 +193,7 @@ def fill(text, notebook):
 
 if __name__ == "__main__":
     readme = ROOT / "README.md"
-    notebook = json.loads((ROOT / "Session-9_Assignment.ipynb").read_text())
-    readme.write_text(fill(readme.read_text(), notebook))
+    notebook = json.loads((ROOT / "Session-9_Assignment.ipynb").read_text(encoding="utf-8"))
+    filled = fill(readme.read_text(encoding="utf-8"), notebook)
+    with utils.replacing(readme) as new:
+        new.write_text(filled, encoding="utf-8")

@@ -1,15 +1,19 @@
 """Set-up for all tests, and the small data that they train on."""
 
-import os
-import tempfile
-
 import matplotlib
 import pytest
 import torch
 
-# Before utils is imported, here and in the kernel of pytest --nbval: leave the committed figures and weights alone.
-os.environ["ULTIMUS_OUTPUT"] = tempfile.mkdtemp(prefix="ultimus-")
 matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_marked():
+    """No mark of the data or the training is left for another test."""
+    import utils
+
+    yield
+    utils.MARKS.clear()
 
 
 @pytest.fixture

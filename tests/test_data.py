@@ -76,7 +76,7 @@ def offline(archive, monkeypatch):
 
 def quick_stand_in(monkeypatch):
     pixels = torch.zeros(100, 3, 32, 32, dtype=torch.uint8)
-    tiny = utils.Cifar10(pixels, torch.arange(100) % 10, pixels[:20], torch.arange(20) % 10, utils.STAND_IN)
+    tiny = utils.Images(pixels, torch.arange(100) % 10, pixels[:20], torch.arange(20) % 10, utils.STAND_IN)
     monkeypatch.setattr(utils, "stand_in", lambda: tiny)
 
 
@@ -97,6 +97,17 @@ def test_the_root_comes_from_the_environment(server, tmp_path, monkeypatch, caps
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path / "elsewhere"))
     utils.load_cifar10()
     assert str(tmp_path / "elsewhere") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("typed", ["~/images", "~/images/cifar-10-batches-py", "~/images/", "$empty"])
+def test_a_root_is_taken_as_a_person_means_it(server, tmp_path, monkeypatch, typed):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    utils.load_cifar10(tmp_path / ("data" if typed == "$empty" else "images"))
+    requests = len(server)
+    monkeypatch.setenv("CIFAR10_ROOT", "" if typed == "$empty" else typed)
+    assert utils.load_cifar10().note == "" and utils.load_cifar10(typed.replace("$empty", "")).note == ""
+    assert len(server) == requests and not (tmp_path / "~").exists()
 
 
 def test_images_lie_the_right_way_up(server, archive, tmp_path):
@@ -141,12 +152,85 @@ def test_a_download_that_breaks_off_is_never_trained_on_and_done_anew_the_next_t
     assert utils.load_cifar10(tmp_path).note == ""
 
 
+def answering(monkeypatch, reply):
+    """A server that sends ``reply``, an iterable of bytes, to whoever calls, and hangs up."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        connection, _ = listening.accept()
+        connection.recv(1000)
+        try:
+            for part in reply:
+                connection.sendall(part)
+        except OSError:  # the other side has had enough
+            pass
+        connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+    monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{listening.getsockname()[1]}/{CIFAR10.filename}")
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\na part",
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>",
+        b"",
+    ],
+)
+def test_however_a_download_fails_the_stand_in_takes_its_place_and_no_half_file_is_left(
+    archive, tmp_path, monkeypatch, capsys, reply
+):
+    quick_stand_in(monkeypatch)
+    answering(monkeypatch, [reply])
+    assert utils.load_cifar10(tmp_path / "data").note == utils.STAND_IN
+    assert "failed: " in capsys.readouterr().out
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_download_that_trickles_is_given_up_when_the_patience_ends(archive, tmp_path, monkeypatch, capsys):
+    quick_stand_in(monkeypatch)
+    monkeypatch.setattr(utils, "PATIENCE", 0.5)
+
+    def trickle():
+        yield b"HTTP/1.1 200 OK\r\nContent-Length: 170498071\r\n\r\n"
+        while True:
+            time.sleep(0.05)
+            yield 1000 * b"x"
+
+    answering(monkeypatch, trickle())
+    started = time.perf_counter()
+    assert utils.load_cifar10(tmp_path).note == utils.STAND_IN
+    assert time.perf_counter() - started < 5 and "TimeoutError" in capsys.readouterr().out
+
+
+def test_what_another_process_has_brought_in_the_meantime_is_used(server, tmp_path, monkeypatch):
+    utils.load_cifar10(tmp_path / "other")
+
+    def late(archive):
+        (tmp_path / "other" / CIFAR10.base_folder).rename(tmp_path / "ours" / CIFAR10.base_folder)
+        raise ConnectionResetError("too late")
+
+    (tmp_path / "ours").mkdir()
+    monkeypatch.setattr(utils, "_fetch", late)
+    assert utils.load_cifar10(tmp_path / "ours").note == ""
+
+
+def test_a_download_shows_its_progress(server, tmp_path, capsys):
+    utils.load_cifar10(tmp_path)
+    out, err = capsys.readouterr()
+    assert out.startswith("Downloading CIFAR-10 (170 MB) to") and "100%|" in out and err == ""
+
+
 def test_without_the_network_a_banner_announces_the_stand_in_and_the_reason(offline, tmp_path, capfd):
     data = utils.load_cifar10(tmp_path)
     out, err = capfd.readouterr()
     assert "NOT CIFAR-10: SYNTHETIC STAND-IN" in out and "refused" in out and str(tmp_path)[:40] in out
     assert out.endswith("synthetic stand-in (made here): 100 training and 20 test images\n")
-    assert err == "" and data.note == "synthetic stand-in"
+    assert err == "" and data.note == "synthetic stand-in" and utils.mark() == "[synthetic stand-in]"
 
 
 def test_files_damaged_and_no_network_still_ends_with_the_stand_in(server, tmp_path, monkeypatch):
@@ -174,17 +258,17 @@ def test_a_folder_that_cant_be_written_is_an_error_that_names_the_cure(archive, 
     def refuse(*args, **kwargs):
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(utils, "download_and_extract_archive", refuse)
+    monkeypatch.setattr(utils, "_fetch", refuse)
     with pytest.raises(OSError, match="refused.*CIFAR10_ROOT.*400 MB free") as error:
         utils.load_cifar10(tmp_path)
     assert error.value.errno == code
 
 
 def test_a_file_where_the_data_folder_should_be_is_an_error_that_names_it(archive, tmp_path):
-    (tmp_path / "data").write_text("a note of the user's")
+    (tmp_path / "data").write_text("a note of the user's", encoding="utf-8")
     with pytest.raises(OSError, match="CIFAR10_ROOT"):
         utils.load_cifar10(tmp_path / "data")
-    assert (tmp_path / "data").read_text() == "a note of the user's"
+    assert (tmp_path / "data").read_text(encoding="utf-8") == "a note of the user's"
 
 
 def test_whole_files_in_a_read_only_folder_are_used(server, tmp_path):

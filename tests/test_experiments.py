@@ -3,30 +3,64 @@
 from concurrent.futures import Future
 from dataclasses import replace
 
-import ablation
-import harness
 import pytest
 import torch
-from harness import Setting, build, run_all
+
+import utils
+from experiments import ablation, harness, tuning
+from experiments.harness import Setting, build, run_all
 
 
 def test_the_rows_of_the_ablation_differ_by_one_change_each():
     for before, after in zip(ablation.LADDER, ablation.LADDER[1:]):
         changed = [f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)]
-        assert len(set(changed) - {"name"}) == 1, after.name
+        together = {"batch_size", "max_lr"}  # a smaller batch wants its own rate
+        assert len(set(changed) - {"name"}) == 1 or set(changed) - {"name"} == together, after.name
     names = {setting.name for setting in ablation.ORDER}
     assert len(ablation.ORDER) == len(names) and set(ablation.SEEDS) <= names
 
 
 def test_networks_are_what_their_settings_say():
-    counts = [sum(p.numel() for p in build(s).parameters()) for s in ablation.ORDER]
-    assert counts == [25_978] * len(ablation.LADDER) + [19_546, 20_370, 21_154, 22_762, 24_370, 25_978]
-    for setting, side in ((ablation.MIXED, 32), (ablation.VARIED, 4), (ablation.OURS, 8)):
+    expected = {
+        "no blocks": 19_546,
+        "linear 48 > 8 > 48, no blocks": 20_370,
+        "published solution, to the letter": 25_776,
+    }
+    expected |= {"1 block": 21_154, "2 blocks": 22_762, "3 blocks": 24_370}
+    for setting in ablation.ORDER + tuning.SETTINGS:
+        count = sum(p.numel() for p in build(setting).parameters())
+        assert count == expected.get(setting.name, 25_978), setting.name
+    for setting, side in ((ablation.PUBLISHED, 32), (ablation.PER_IMAGE, 32), (ablation.OURS, 8)):
         assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
 
 
+def test_the_published_network_has_biases_only_in_its_convolutions_and_batchnorms():
+    net = build(ablation.PUBLISHED)
+    biased = {type(m).__name__ for m in net.modules() if getattr(m, "bias", None) is not None}
+    assert biased == {"Conv2d", "BatchNorm2d"}
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_those_that_do():
+    with pytest.raises(ValueError, match="no stem 'max pools'; there are ours, stride 1, max-pools"):
+        replace(ablation.OURS, stem="max pools")
+    for field in ("attention", "init", "details", "augment"):
+        with pytest.raises(ValueError, match=f"no {field} 'x'"):
+            replace(ablation.OURS, **{field: "x"})
+
+
+def test_the_published_augmentation_draws_its_own_for_each_image():
+    torch.manual_seed(0)
+    images = torch.full((2000, 3, 32, 32), 200, dtype=torch.uint8)
+    out = harness.published_augmentation(images)
+    assert out.shape == images.shape and out.dtype == torch.uint8
+    holes = (out == 0).all(1).flatten(1).sum(1)  # black pixels of each image
+    assert 0.85 < (holes > 0).float().mean() < 0.95 and (holes == 64).float().mean() > 0.1
+    assert 0.75 < (out == 156).any(3).any(2)[:, 0].float().mean() < 1  # the grey border, 255 (0.4914 + 0.247 x 0.4914)
+    assert ((out != 200) & (out != 156) & (out != 0))[:, 0].any(2).any(1).float().mean() > 0.1  # turned ones
+
+
 def test_only_attention_across_the_batch_mixes_its_images():
-    for setting, mixes in ((ablation.MIXED, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
+    for setting, mixes in ((ablation.PLAIN, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
         torch.manual_seed(0)
         net, images = build(setting).eval(), 5 * torch.randn(6, 3, 32, 32)
         with torch.no_grad():
@@ -49,7 +83,7 @@ def test_a_rows_directions_are_those_of_its_head():
     images = torch.randn(8, 3, 32, 32)
     for blocks, directions in ((0, 9), (4, 8)):
         torch.manual_seed(0)
-        spectrum = harness.utils.head_spectrum(build(replace(ablation.OURS, blocks=blocks)), images)
+        spectrum = utils.head_spectrum(build(replace(ablation.OURS, blocks=blocks)), images)
         assert len(spectrum) == 10 and spectrum == sorted(spectrum, reverse=True)
         assert sum(value > 0.01 * spectrum[0] for value in spectrum) == directions
 
@@ -90,11 +124,11 @@ def test_a_stopped_experiment_goes_on_with_the_runs_that_its_table_lacks(tmp_pat
             return future
 
     def run(setting, seed, stop):
-        return {"name": setting.name, "seed": seed, "accuracy": 50.0 + seed}
+        return harness.asdict(setting) | {"seed": seed, "accuracy": 50.0 + seed}
 
     monkeypatch.setattr(harness, "ProcessPoolExecutor", Pool)
     monkeypatch.setattr(harness, "run", run)
-    monkeypatch.setattr(harness, "estimate", lambda jobs, options: 60.0 * len(jobs))
+    monkeypatch.setattr(harness, "estimate", lambda jobs, **options: 60.0 * len(jobs))
     path = tmp_path / "table.csv"
     jobs = [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
     run_all(path, jobs[:3], stop=1)
@@ -103,10 +137,25 @@ def test_a_stopped_experiment_goes_on_with_the_runs_that_its_table_lacks(tmp_pat
     assert "3 runs done, 1 to do" in capsys.readouterr().out
     rows = sorted((row["name"], row["seed"]) for row in harness.read(path))
     assert rows == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]
+    run_all(path, [(Setting("a", max_lr=0.5), 1)], stop=1)  # of the same name, but another setting
+    assert "4 runs done, 1 to do" in capsys.readouterr().out
+    path.write_text("name,seed\na,1\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="another version's, move it away"):
+        run_all(path, jobs, stop=1)
 
 
 def test_the_experiments_refuse_the_stand_in(monkeypatch):
-    stand_in = harness.utils.Cifar10(None, None, None, None, harness.utils.STAND_IN)
-    monkeypatch.setattr(harness.utils, "load_cifar10", lambda: stand_in)
+    stand_in = utils.Images(None, None, None, None, utils.STAND_IN)
+    monkeypatch.setattr(utils, "load_cifar10", lambda: stand_in)
     with pytest.raises(RuntimeError, match="real CIFAR-10.*CIFAR10_ROOT"):
         harness.prepare(ablation.OURS, seed=1)
+
+
+def test_the_softmax_over_i_weighs_the_values_by_shares_of_one_and_starts_as_the_same_projection():
+    setting = next(s for s in ablation.ORDER if s.attention == "over i")
+    torch.manual_seed(0)
+    net, x = build(setting), 0.01 * torch.randn(4, 48)
+    attention, _ = net.blocks[0].attend(x)
+    torch.testing.assert_close(attention.sum(1), torch.full((4, 8), 8**-0.5))
+    basis = net.blocks[0].key.weight
+    torch.testing.assert_close(net.blocks(x), x @ basis.T @ basis, atol=1e-5, rtol=0.01)

@@ -10,12 +10,6 @@ from hypothesis import strategies as st
 from model9 import Ultimus, UltimusNet
 
 
-def new_block(head=8, dim=48):
-    """A block with a random basis, and the basis."""
-    basis = torch.nn.init.orthogonal_(torch.empty(head, dim))
-    return Ultimus(basis), basis
-
-
 @pytest.fixture(scope="module")
 def net():
     torch.manual_seed(0)
@@ -36,10 +30,8 @@ def naive_ultimus(block, x):
 @pytest.mark.parametrize("scale", [0.1, 1, 5])
 def test_the_block_computes_the_assignments_formula_for_each_image(scale):
     torch.manual_seed(1)
-    block, x = new_block()[0], scale * torch.randn(4, 48)
-    for parameter in block.parameters():  # no symmetry of the initialisation left
-        parameter.data += 0.3 * torch.randn_like(parameter)
-    for image, attention, out in zip(x, block.attention(x), block(x)):
+    block, x = Ultimus(), scale * torch.randn(4, 48)
+    for image, attention, out in zip(x, block.attend(x)[0], block(x)):
         naive_attention, naive_out = naive_ultimus(block, image.tolist())
         torch.testing.assert_close(attention, torch.tensor(naive_attention), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(out, torch.tensor(naive_out), atol=1e-4, rtol=1e-4)
@@ -54,9 +46,9 @@ def test_shapes_and_parameter_counts_are_the_assignments(net):
     assert len(net.blocks) == 4 and all(isinstance(block, Ultimus) for block in net.blocks)
     assert net(torch.randn(5, 3, 32, 32)).shape == (5, 10)
     assert net.blocks[0](torch.randn(5, 48)).shape == (5, 48)
-    assert net.blocks[0].attention(torch.randn(5, 48)).shape == (5, 8, 8)
-    small, _ = new_block(head=4, dim=12)
-    assert small(torch.randn(5, 12)).shape == (5, 12) and small.attention(torch.randn(5, 12)).shape == (5, 4, 4)
+    assert [part.shape for part in net.blocks[0].attend(torch.randn(5, 48))] == [(5, 8, 8), (5, 8)]
+    small, x = Ultimus(dim=12, head=4), torch.randn(5, 12)
+    assert small(x).shape == (5, 12) and small.attend(x)[0].shape == (5, 4, 4)
 
 
 @settings(max_examples=20, deadline=None)
@@ -78,30 +70,67 @@ def test_an_images_logits_never_depend_on_the_batch(count, random, scale):
 @given(st.floats(-1e6, 1e6), st.integers(0, 1000))
 def test_rows_of_the_attention_sum_to_one_over_sqrt_8_without_overflow(scale, seed):
     torch.manual_seed(seed)
-    sums = new_block()[0].attention(scale * torch.randn(3, 48)).sum(dim=2)
+    sums = Ultimus().attend(scale * torch.randn(3, 48))[0].sum(dim=2)
     torch.testing.assert_close(sums, torch.full((3, 8), 1 / math.sqrt(8)))
 
 
-def test_a_new_block_is_the_projection_on_its_basis_to_first_order():
+def projected(net, x):
+    """Inputs of the blocks, projected on the directions that the first block's keys read."""
+    basis = net.blocks[0].key.weight
+    return x @ basis.T @ basis
+
+
+def test_a_new_block_is_the_projection_on_its_directions_to_first_order():
     torch.manual_seed(0)
-    block, basis = new_block()
+    net = UltimusNet()
     x, errors = torch.randn(16, 48), []
     for scale in (0.1, 0.01):
-        projected = scale * x @ basis.T @ basis
-        errors.append(((block(scale * x) - projected).norm() / projected.norm()).item())
+        expected = projected(net, scale * x)
+        errors.append(((net.blocks[0](scale * x) - expected).norm() / expected.norm()).item())
     assert errors[0] < 0.1 and errors[1] < 0.15 * errors[0]  # the rest is of second order
-    jacobian = torch.func.jacrev(block)(torch.zeros(48))
-    torch.testing.assert_close(jacobian, basis.T @ basis, atol=1e-5, rtol=0)
+    jacobian = torch.func.jacrev(net.blocks)(torch.zeros(48))
+    torch.testing.assert_close(jacobian, projected(net, torch.eye(48)), atol=1e-4, rtol=0)
 
 
-def test_a_new_networks_four_blocks_pass_on_the_same_eight_directions_and_the_classes_read_all_of_them():
+@pytest.mark.parametrize("seed", range(6))
+def test_four_new_blocks_pass_on_the_projected_differences_between_images_as_they_are(seed):
+    torch.manual_seed(seed)
+    net = UltimusNet().train()  # BatchNorm by the batch: the stem's outputs have their usual size
+    smooth = torch.nn.functional.interpolate(torch.randn(256, 3, 6, 6), size=32, mode="bicubic")
+    with torch.no_grad():
+        x = net.features(smooth + 0.3 * torch.randn_like(smooth))
+        assert x.min() >= 0 and x.mean() > 0.3  # all channels share much
+        differences = projected(net, x - x.mean(0))
+        out = net.blocks(x)
+    error = (out - out.mean(0) - differences).norm() / differences.norm()
+    assert error < 0.15
+
+
+def test_all_blocks_start_with_the_same_eight_directions_of_sum_zero_and_the_classes_read_all_of_them():
     torch.manual_seed(0)
     net = UltimusNet()
     basis = net.blocks[0].key.weight
+    assert all(torch.equal(block.key.weight, basis) for block in net.blocks)
     torch.testing.assert_close(basis @ basis.T, torch.eye(8), atol=1e-5, rtol=0)
-    jacobian = torch.func.jacrev(net.blocks)(torch.zeros(48))
-    torch.testing.assert_close(jacobian, basis.T @ basis, atol=1e-4, rtol=0)
+    torch.testing.assert_close(basis.sum(1), torch.zeros(8), atol=1e-5, rtol=0)
     assert torch.linalg.svdvals(net.fc.weight - net.fc.weight.mean(0))[7] > 0.1
+
+
+def test_no_two_rows_of_an_attention_map_stay_equal():
+    torch.manual_seed(0)
+    net = UltimusNet().train()
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.002)
+    images, labels = torch.randn(64, 3, 32, 32), torch.arange(64) % 10
+    for _ in range(10):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(images), labels).backward()
+        optimizer.step()
+    x = net.features(images)
+    for block in net.blocks:
+        attention, _ = block.attend(x)
+        apart = (attention[:, :, None] - attention[:, None]).abs().amax((0, 3))  # (8, 8), row against row
+        assert (apart + torch.eye(8)).min() > 1e-4
+        x = block(x)
 
 
 def test_a_wrong_shape_is_refused_with_what_was_given_and_what_is_wanted(net):
@@ -126,14 +155,15 @@ def test_a_batch_of_one_image_trains():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
-def test_the_pooling_lets_a_pixel_of_the_last_map_see_37_x_37_pixels():
+def test_a_pixel_of_the_last_map_sees_windows_of_48_x_48_pixels():
     torch.manual_seed(0)
     net = UltimusNet()
-    stem = torch.nn.Sequential(*[torch.nn.Sequential(*part[:2]) for part in net.stem])  # without BatchNorm and ReLU
-    for part in stem:
-        part[0].weight.data.abs_()
-        part[1] = torch.nn.AvgPool2d(part[1].kernel_size, 2, part[1].padding)  # every pixel of the window counts
+    for part in net.stem:
+        part.conv.weight.data.abs_()
+        pool = part.pool
+        part.pool = torch.nn.AvgPool2d(pool.kernel_size, pool.stride, pool.padding)  # every pixel of the window counts
+        part.norm = part.relu = torch.nn.Identity()
     image = torch.rand(1, 3, 96, 96, requires_grad=True)
-    stem(image)[0, 0, 6, 6].backward()
+    net.stem(image)[0, 0, 12, 12].backward()
     seen = image.grad[0].abs().sum(0) > 0
-    assert seen.any(0).sum() == seen.any(1).sum() == 37
+    assert seen.any(0).sum() == seen.any(1).sum() == 48

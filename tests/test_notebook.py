@@ -12,11 +12,13 @@ import nbformat
 import numpy as np
 import pytest
 from nbconvert import HTMLExporter
-from readme import fill
+
+from experiments.harness import EPOCHS, Setting
+from experiments.readme import fill
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "Session-9_Assignment.ipynb"
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +54,8 @@ def test_the_training_log_has_one_line_an_epoch(notebook):
     (log,) = [o.text for c in code_cells(notebook) for o in c.outputs if "EPOCH: 1 " in o.get("text", "")]
     lines = [line for line in log.splitlines() if line]
     assert len([line for line in lines if line.startswith("EPOCH")]) == 24
-    assert len([line for line in lines if "| 98/98 [" in line]) == 24
+    steps = -(-50_000 // Setting("ours").batch_size)
+    assert len([line for line in lines if f"| {steps}/{steps} [" in line]) == 24
     assert len([line for line in lines if line.startswith("Test set")]) == 24
     assert len(lines) in (72, 73)  # 73: the mark of the stand-in
 
@@ -75,19 +78,18 @@ def test_no_cell_is_longer_than_a_screen_and_each_has_a_text_near_it(notebook):
 
 
 def test_the_experiments_compare_the_setting_that_the_notebook_trains(notebook):
-    from harness import BATCH_SIZE, EPOCHS, Setting
-
     constants = r"EPOCHS, BATCH_SIZE, MAX_LR, BLOCK_RATE, SEED = (\d+), (\d+), ([\d.]+), ([\d.]+), \d+"
-    told = [float(number) for number in re.search(constants, NOTEBOOK.read_text()).groups()]
+    told = [float(number) for number in re.search(constants, NOTEBOOK.read_text(encoding="utf-8")).groups()]
     ours = Setting("ours")
-    assert told == [EPOCHS, BATCH_SIZE, ours.max_lr, ours.block_rate]
+    assert told == [EPOCHS, ours.batch_size, ours.max_lr, ours.block_rate]
 
 
 # --- the README --------------------------------------------------------------------
 
 
 def test_the_readmes_log_tables_and_figures_are_the_measured_ones():
-    assert fill(README, json.loads(NOTEBOOK.read_text())) == README, "run python experiments/readme.py"
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    assert fill(README, notebook) == README, "run python -m experiments.readme"
 
 
 def test_the_saved_figures_are_those_of_the_notebook(notebook):
@@ -117,32 +119,41 @@ def test_every_relative_link_and_image_of_the_readme_exists_and_images_have_alt_
 
 def test_ci_runs_exactly_the_readmes_test_command():
     (command,) = re.findall(r"^(python3 -m venv .*pytest --nbval)$", README, re.MULTILINE)
-    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
-    assert command in (ROOT / ".github" / "workflows" / "tests.yml").read_text()
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert command in (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
 
 
-# --- Colab -------------------------------------------------------------------------
+# --- Colab, Kaggle and elsewhere ---------------------------------------------------
 
 DRIVER = """
 import importlib.util, json, os, subprocess, sys, types
 from pathlib import Path
 
-sys.path.insert(0, "")
-sys.modules["google.colab"] = types.ModuleType("google.colab")
-calls, run, find = [], subprocess.run, importlib.util.find_spec
+place, times, lacking, upload = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(), sys.argv[4]
+if place == "colab":  # /content stands before '' there
+    sys.path[:0] = [os.getcwd(), ""]
+    colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
+    def choose():
+        for file in Path(upload).glob("*.py") if upload else []:
+            Path(file.name).write_bytes(file.read_bytes())
+    colab.files = types.SimpleNamespace(upload=choose)
+else:
+    sys.path.insert(0, "")
+    if place == "kaggle":
+        os.environ["KAGGLE_KERNEL_RUN_TYPE"] = "Interactive"
+calls, run, find = [], subprocess.getstatusoutput, importlib.util.find_spec
 
 def record(command, **options):
-    calls.append([str(word) for word in command])
-    if "pip" not in calls[-1]:
-        return run(command, **options)
+    calls.append(command)
+    return run(command, **options) if "pip" not in command else (int("pip fails" in upload), "no internet")
 
-subprocess.run = record
-importlib.util.find_spec = lambda name: None if name == "torch_lr_finder" else find(name)
-cells = json.loads(Path("Session-9_Assignment.ipynb").read_text())["cells"]
+subprocess.getstatusoutput = record
+importlib.util.find_spec = lambda name: None if name in lacking else find(name)
+cells = json.loads(Path(sys.argv[5]).read_text(encoding="utf-8"))["cells"]
 first, second = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][:2]
 error = None
 try:
-    for _ in range(int(sys.argv[1])):
+    for _ in range(times):
         exec(first, {"__name__": "__main__"})
     exec(second, {"__name__": "__main__"})
 except Exception as caught:
@@ -152,30 +163,32 @@ print(json.dumps({"calls": calls, "error": error, "found": found, "cwd": os.getc
 """
 
 
-def colab(folder, repository, times=1):
-    """Run the notebook's first two cells alone in ``folder``, as Colab would."""
-    (folder / NOTEBOOK.name).write_bytes(NOTEBOOK.read_bytes())
-    command = [sys.executable, "-c", DRIVER, str(times)]
-    environment = {**os.environ, "ULTIMUS_REPOSITORY": str(repository), "PYTHONPATH": ""}
+def start(folder, repository, place="colab", times=1, lacking="", upload="", **environment):
+    """Run the notebook's first two cells in ``folder``, as in ``place``, without the packages ``lacking``."""
+    command = [sys.executable, "-c", DRIVER, place, str(times), lacking, str(upload), str(NOTEBOOK)]
+    environment = {**os.environ, "ULTIMUS_REPOSITORY": str(repository), "PYTHONPATH": ""} | environment
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def put_ours(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("model9.py", "utils.py"):
+        (folder / name).write_bytes((ROOT / name).read_bytes())
 
 
 @pytest.fixture
 def repository(tmp_path):
     """A repository with our files in the folder that was handed in."""
-    folder = tmp_path / "EVA8" / "Session_9_Assignment"
-    folder.mkdir(parents=True)
-    for name in ("model9.py", "utils.py"):
-        (folder / name).write_bytes((ROOT / name).read_bytes())
+    put_ours(tmp_path / "EVA8" / "Session_9_Assignment")
     return commit(tmp_path / "EVA8")
 
 
 def commit(repository):
-    git = ["git", "-C", repository, "-c", "user.name=test", "-c", "user.email=test@example.com"]
-    subprocess.run(["git", "init", "-q", repository], check=True)
-    subprocess.run([*git, "add", "-A"], check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "hand in"], check=True)
+    mine = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # not the user's identity, hooks or signature
+    mine |= {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "hand in"]):
+        subprocess.run(["git", "-C", repository, *command], check=True, env={**os.environ, **mine})
     return repository
 
 
@@ -185,47 +198,102 @@ def alone(tmp_path):
     return tmp_path / "content"
 
 
+def clones(result):
+    return [call for call in result["calls"] if "git clone" in call]
+
+
+@pytest.mark.parametrize("place", ["colab", "kaggle"])
 @pytest.mark.parametrize("times", [1, 2])
-def test_alone_in_colab_the_notebook_brings_its_files_once(repository, alone, times):
-    result = colab(alone, repository, times)
+def test_alone_in_colab_or_kaggle_the_notebook_brings_its_files_once(repository, alone, place, times):
+    result = start(alone, repository, place, times)
     assert result["error"] is None
-    assert result["cwd"] == str(alone / "EVA8" / "Session_9_Assignment")
+    assert Path(result["cwd"]).name == "Session_9_Assignment" and Path(result["cwd"]).parents[1] == alone
     assert all(file.startswith(result["cwd"]) for file in result["found"].values())
-    assert len([call for call in result["calls"] if "clone" in call]) == 1
+    assert len(clones(result)) == 1
+
+
+@pytest.mark.parametrize(
+    "theirs", ["a folder of their own", "a clone that broke off", "a utils.py of their own", "a file"]
+)
+def test_what_stands_in_the_way_is_neither_used_nor_touched(repository, alone, theirs):
+    path = alone / {"a utils.py of their own": "utils.py", "a file": "EVA8"}.get(
+        theirs, "EVA8/Session_9_Assignment/model9.py"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("class Mine: pass", encoding="utf-8")
+    result = start(alone, repository)
+    assert result["error"] is None and path.read_text(encoding="utf-8") == "class Mine: pass"
+    assert all("ultimus-" in file for file in result["found"].values())
 
 
 def test_colabs_torch_is_not_replaced(repository, alone):
-    installs = [call for call in colab(alone, repository)["calls"] if "pip" in call]
-    assert installs and all("--no-deps" in call and call[-1] == "torch-lr-finder" for call in installs)
+    installs = [call for call in start(alone, repository, lacking="torch_lr_finder")["calls"] if "pip" in call]
+    assert len(installs) == 1 and installs[0].endswith("pip install -q --no-deps torch-lr-finder")
+
+
+@pytest.mark.parametrize("place, upload", [("colab", "pip fails"), ("kaggle", "pip fails"), ("elsewhere", "")])
+def test_a_package_that_is_missing_is_named_at_once_with_the_command_that_brings_it(alone, place, upload):
+    put_ours(alone)
+    result = start(alone, alone, place, lacking="torch_lr_finder torchsummary", upload=upload)
+    assert "`pip install torchsummary torch-lr-finder`" in result["error"]
+    assert not any("pip" in call for call in result["calls"]) or place != "elsewhere"
 
 
 def test_a_restarted_kernel_in_colab_downloads_nothing_again(repository, alone):
-    colab(alone, repository)
-    again = colab(alone, repository)
-    assert again["error"] is None and not any("clone" in call for call in again["calls"])
+    start(alone, repository)
+    again = start(alone, repository)
+    assert again["error"] is None and clones(again) == []
 
 
-def test_an_unreachable_address_ends_in_one_sentence_that_says_what_to_do(tmp_path, alone):
-    result = colab(alone, tmp_path / "nowhere")
+@pytest.mark.parametrize("place", ["colab", "kaggle"])
+def test_an_unreachable_address_ends_in_one_sentence_that_says_why_and_what_to_do(tmp_path, alone, place):
+    result = start(alone, tmp_path / "nowhere", place)
     assert result["error"].startswith("RuntimeError: ") and result["error"].count(". ") == 0
-    assert "upload both" in result["error"] and "set ULTIMUS_REPOSITORY" in result["error"]
+    assert "nowhere: fatal: " in result["error"] and "put both next to this notebook" in result["error"]
+
+
+def test_without_git_the_message_says_so(repository, alone):
+    (alone / "bin").mkdir()
+    (alone / "bin" / "sh").symlink_to("/bin/sh")
+    result = start(alone, repository, PATH=str(alone / "bin"))
+    assert "git" in result["error"] and "not found" in result["error"] and "put both next" in result["error"]
 
 
 def test_somebody_elses_files_at_the_address_are_not_used(tmp_path, alone):
     folder = tmp_path / "EVA8" / "Session_9_Assignment"
     folder.mkdir(parents=True)
     for name in ("model9.py", "utils.py"):
-        (folder / name).write_text("raise SystemExit('code of others ran')\n")
-    result = colab(alone, commit(tmp_path / "EVA8"))
-    assert "upload both" in result["error"] and result["found"] == {"model9": None, "utils": None}
+        (folder / name).write_text("raise SystemExit('code of others ran')\n", encoding="utf-8")
+    result = start(alone, f"file://{commit(tmp_path / 'EVA8')}")
+    assert (
+        "EVA8: done, but it doesn't have them" in result["error"]
+        and "put both next to this notebook" in result["error"]
+    )
+    assert result["found"] == {"model9": None, "utils": None}
 
 
 def test_files_uploaded_next_to_the_notebook_are_used_without_a_clone(tmp_path, alone):
-    for name in ("model9.py", "utils.py"):
-        (alone / name).write_bytes((ROOT / name).read_bytes())
-    result = colab(alone, tmp_path / "nowhere")
+    put_ours(alone)
+    result = start(alone, tmp_path / "nowhere")
+    assert result["error"] is None and result["cwd"] == str(alone) and clones(result) == []
+
+
+def test_files_chosen_in_colabs_dialogue_are_used(tmp_path, alone):
+    put_ours(tmp_path / "laptop")
+    result = start(alone, tmp_path / "nowhere", upload=tmp_path / "laptop")
     assert result["error"] is None and result["cwd"] == str(alone)
-    assert not any("clone" in call for call in result["calls"])
+
+
+@pytest.mark.parametrize("below", ["", "Session_9_Assignment", "EVA8/Session_9_Assignment"])
+def test_from_another_working_folder_the_files_are_found_below_it_and_nothing_is_cloned(tmp_path, alone, below):
+    put_ours(alone / below)
+    result = start(alone, tmp_path / "nowhere", "elsewhere")
+    assert result["error"] is None and result["cwd"] == str(alone / below) and result["calls"] == []
+
+
+def test_elsewhere_the_message_says_where_it_looked_and_claims_no_clone(tmp_path, alone):
+    result = start(alone, tmp_path / "nowhere", "elsewhere")
+    assert str(alone) in result["error"] and "Colab and Kaggle only" in result["error"] and result["calls"] == []
 
 
 # --- all cells, on little data -------------------------------------------------------
@@ -237,12 +305,12 @@ def sources(notebook, monkeypatch, small, tmp_path):
     import utils
 
     images, labels = small[0].images, small[0].labels
-    monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Cifar10(images, labels, images, labels))
-    monkeypatch.setattr(utils, "OUTPUT", tmp_path)
+    monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Images(images, labels, images, labels))
+    monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
     monkeypatch.chdir(ROOT)
     sources = [cell.source for cell in code_cells(notebook)]
-    assert "= 24, 512," in sources[1]
-    sources[1] = sources[1].replace("= 24, 512,", "= 2, 16,")
+    assert "= 24, 128," in sources[1]
+    sources[1] = sources[1].replace("= 24, 128,", "= 2, 16,")
     return sources
 
 
@@ -256,6 +324,23 @@ def test_all_cells_run_twice_in_one_kernel_and_the_training_alone_once_more(sour
     exec(training, kernel)
     first, second = capsys.readouterr().out.split("EPOCH: 1 ")[1:]
     assert re.findall(r"Accuracy: .*", first) == re.findall(r"Accuracy: .*", second)
+
+
+def test_an_interrupt_in_the_first_epoch_stops_the_notebook_before_anything_is_overwritten(
+    sources, monkeypatch, tmp_path
+):
+    import utils
+
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    kernel, training = {}, next(i for i, source in enumerate(sources) if "utils.fit(" in source)
+    for source in sources[:training]:
+        exec(source, kernel)
+    monkeypatch.setattr(utils, "train", stop)
+    with pytest.raises(KeyboardInterrupt):
+        exec(sources[training], kernel)
+    assert not (tmp_path / "ultimus.pt").exists()
 
 
 def test_a_cell_that_is_run_too_early_says_which_name_is_missing(sources):

@@ -15,27 +15,27 @@ HISTORY = [
 ]
 
 
-def figures(small, note=""):
+def figures(small):
     """One figure of each kind, by the file that it is saved to."""
     torch.manual_seed(0)
     model, (train_batches, test_batches) = UltimusNet(), small
     images, labels = test_batches.images, test_batches.labels
     sample, predicted = utils.normalize(images[:16]), (labels + 1) % 10
     return {
-        "augmented_samples.png": utils.plot_samples(train_batches, note),
-        "lr_finder.png": utils.find_lr(model, train_batches, 0.015, steps=10, note=note),
-        "lr_schedule.png": utils.plot_schedule(utils.learning_rates(2, 10), 10, note),
-        "test_train_loss_accuracy.png": utils.plot_history(HISTORY, note),
-        "misclassified_imgs.png": utils.plot_misclassified(images, labels, predicted, note),
-        "confusion_matrix.png": utils.plot_confusion(labels, predicted, note),
-        "attention_maps.png": utils.plot_attention(model, sample, note),
-        "block_spectra.png": utils.plot_spectra({"ours": utils.block_spectra(model, sample)}, note),
+        "augmented_samples.png": utils.plot_samples(train_batches),
+        "lr_finder.png": utils.find_lr(model, train_batches, 0.015, 0.2, steps=10),
+        "lr_schedule.png": utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2),
+        "test_train_loss_accuracy.png": utils.plot_history(HISTORY),
+        "misclassified_imgs.png": utils.plot_misclassified(images, labels, predicted),
+        "confusion_matrix.png": utils.plot_confusion(labels, predicted),
+        "attention_maps.png": utils.plot_attention(model, images[:3], labels[:3]),
+        "block_spectra.png": utils.plot_passage({"ours": model}, sample),
     }
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def output(tmp_path, monkeypatch):
-    monkeypatch.setattr(utils, "OUTPUT", tmp_path)
+    monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
     return tmp_path / "images"
 
 
@@ -57,12 +57,13 @@ def test_every_figure_has_a_title_and_labelled_axes_and_is_saved(small, output):
     assert plt.get_fignums() == []  # nothing left that a notebook would show twice
 
 
-def test_every_figure_made_from_the_stand_in_says_so(small, output):
-    for name, figure in figures(small, utils.STAND_IN).items():
+def test_every_figure_made_from_the_stand_in_says_so(small):
+    utils.MARKS["data"] = utils.STAND_IN
+    for name, figure in figures(small).items():
         assert any("synthetic stand-in" in text for text in texts(figure)), name
 
 
-def test_training_and_test_curves_share_their_axes_and_show_the_history(output):
+def test_training_and_test_curves_share_their_axes_and_show_the_history():
     loss, accuracy = utils.plot_history(HISTORY).axes
     for axes in (loss, accuracy):
         assert [line.get_label() for line in axes.lines] == ["train", "test"]
@@ -70,12 +71,13 @@ def test_training_and_test_curves_share_their_axes_and_show_the_history(output):
     assert list(accuracy.lines[0].get_ydata()) == [row["train_accuracy"] for row in HISTORY]
 
 
-def test_the_schedules_curve_counts_epochs(output):
-    (line,) = utils.plot_schedule(utils.learning_rates(2, 10), 10).axes[0].lines
-    assert line.get_xdata()[10] == 1 and len(line.get_ydata()) == 20
+def test_the_schedules_curves_count_epochs_and_show_the_blocks_own_rate():
+    others, blocks = utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2).axes[0].lines
+    assert others.get_xdata()[10] == 1 and len(others.get_ydata()) == 20
+    assert blocks.get_ydata() == pytest.approx(0.2 * others.get_ydata())
 
 
-def test_misclassified_images_are_wrong_ones_and_named(small, output):
+def test_misclassified_images_are_wrong_ones_and_named(small):
     images, labels = small[1].images, small[1].labels
     predicted = labels.clone()
     predicted[[3, 50]] = 9
@@ -85,21 +87,36 @@ def test_misclassified_images_are_wrong_ones_and_named(small, output):
     assert (figure.axes[1].images[0].get_array() == images[50].permute(1, 2, 0).numpy()).all()
 
 
-def test_the_confusion_matrix_counts_actual_against_predicted(output):
+def test_the_confusion_matrix_counts_actual_against_predicted():
     figure = utils.plot_confusion(torch.tensor([0, 0, 3]), torch.tensor([0, 5, 5]))
     counts = figure.axes[0].images[0].get_array()
     assert counts[0, 0] == counts[0, 5] == counts[3, 5] == 1 and counts.sum() == 3
 
 
-def test_the_spectra_show_that_the_default_initialisation_erases_the_images_and_ours_does_not():
+def test_the_attention_maps_shown_are_those_of_the_images_on_a_scale_with_uniform_in_its_middle(small):
+    torch.manual_seed(0)
+    model = UltimusNet().eval()
+    images, labels = small[1].images[:2], small[1].labels[:2]
+    grid = utils.plot_attention(model, images, labels).axes[:10]
+    x = model.blocks[0](model.features(utils.normalize(images)))
+    shown = grid[5 + 2].images[0]  # second image, second block
+    torch.testing.assert_close(torch.tensor(shown.get_array()), model.blocks[1].attend(x)[0][1].detach())
+    assert sum(shown.get_clim()) / 2 == pytest.approx(1 / 8 / 8**0.5)
+
+
+def test_the_start_of_pytorch_erases_the_images_and_ours_passes_them_on():
     torch.manual_seed(0)
     model, images = UltimusNet(), torch.randn(64, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    ours, default = utils.block_spectra(model, images), utils.block_spectra(utils.with_default_init(model), images)
-    assert len(ours) == 4 and len(ours[0]["attention"]) == len(ours[0]["map"]) == 8
-    assert ours[3]["spread"] > 0.1 * ours[0]["spread"]
-    assert default[3]["spread"] < 1e-3 * default[0]["spread"]
-    assert min(row["map"][7] for row in ours) > 10 * max(row["map"][1] for row in default)
+    default = utils.with_default_init(model)
+    rows, erased = utils.block_spectra(model, images), utils.block_spectra(default, images)
+    assert len(rows) == 4 and len(rows[0]["map"]) == 8
+    assert rows[3]["spread"] > 0.5 * rows[0]["spread"]
+    assert erased[3]["spread"] < 1e-3 * erased[0]["spread"]
+    assert min(row["map"][7] for row in rows) > 10 * max(row["map"][1] for row in erased)
+    errors = utils.passage_errors(utils.passage(model, images))
+    assert len(errors) == 4 and errors[0] < errors[3] < 0.15
+    assert utils.passage_errors(utils.passage(default, images))[3] > 0.99
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
@@ -111,5 +128,33 @@ def test_block_spectra_are_those_of_the_matrices():
     jacobians = [torch.autograd.functional.jacobian(model.blocks[2], one) for one in x]
     expected = torch.stack([torch.linalg.svdvals(j)[:8] for j in jacobians]).mean(0)
     torch.testing.assert_close(torch.tensor(row["map"]), expected, atol=1e-4, rtol=1e-4)
-    attention = torch.stack([torch.linalg.svdvals(am) for am in model.blocks[2].attention(x)]).mean(0)
-    torch.testing.assert_close(torch.tensor(row["attention"]), attention, atol=1e-5, rtol=1e-4)
+    attention, z = model.blocks[2].attend(x)
+    assert row["spread"] == pytest.approx(z.std(0).mean().item())
+    assert row["departure"] == pytest.approx(attention.var(0).mean().sqrt().item())
+    assert row["mean departure"] == pytest.approx((attention.mean(0) - 1 / 8**1.5).square().mean().sqrt().item())
+
+
+def test_a_step_moves_one_kind_of_layer_at_a_time_and_leaves_the_model_alone():
+    torch.manual_seed(0)
+    model, images, labels = UltimusNet(), torch.randn(64, 3, 32, 32), torch.arange(64) % 10
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    effects = utils.step_effect(model, images, labels, 0.002)
+    assert list(effects) == ["query", "key", "value", "out"] and min(effects.values()) > 0
+    assert all(value == 0 for value in utils.step_effect(model, images, labels, 0.0).values())
+    assert utils.step_effect(model, images, labels, 0.004)["key"] > 1.5 * effects["key"]
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_is_not(small):
+    torch.manual_seed(0)
+    model, cpu = UltimusNet(), torch.device("cpu")
+    model(torch.randn(64, 3, 32, 32))  # BatchNorm learns its statistics
+    bent = utils.with_default_init(model)
+    for block in bent.blocks:
+        block.key.weight.data *= 30
+        block.out.weight.data *= 30
+    model.blocks = torch.nn.Identity()
+    linear, other = (utils.linear_share(net, cpu, small[1], small[1]) for net in (model, bent))
+    assert linear["r2"] == pytest.approx(1, abs=1e-3) and linear["same class"] == 100
+    assert linear["accuracy"] == pytest.approx(utils.test(model, cpu, small[1])[1])
+    assert other["r2"] < 0.99

@@ -1,12 +1,20 @@
 """What a user relies on in the schedule and the loops."""
 
+import contextlib
 import copy
+import errno
 import io
+import os
 import pickle
 import platform
 import re
+import subprocess
+import sys
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
+import nbformat
 import pytest
 import torch
 from hypothesis import given, settings
@@ -18,6 +26,7 @@ import utils
 from model9 import UltimusNet
 
 CPU = torch.device("cpu")
+ROOT = Path(__file__).parents[1]
 
 # The learning rates at which the 24 epochs of the published log begin.
 PUBLISHED_RATES = [
@@ -111,6 +120,17 @@ def test_the_blocks_may_have_a_rate_of_their_own_and_the_log_shows_the_others(ca
     assert row["lr"] == 0.001 and "EPOCH: 1 (LR: 0.001)" in capsys.readouterr().out
 
 
+def test_adams_beta1_stays_unless_it_is_to_be_cycled_as_in_the_published_run():
+    for cycled, expected in ((False, {0.9}), (True, {0.95, 0.85})):
+        optimizer = utils.adam(UltimusNet())
+        scheduler, seen = utils.one_cycle(optimizer, 1, 10, cycle_momentum=cycled), []
+        for _ in range(10):
+            seen.append(round(optimizer.param_groups[0]["betas"][0], 6))
+            optimizer.step()
+            scheduler.step()
+        assert {max(seen), min(seen)} == expected
+
+
 def test_a_schedule_too_short_to_rise_is_refused():
     with pytest.raises(ValueError, match="1 epochs of 5 steps.*6 steps"):
         utils.learning_rates(1, 5)
@@ -122,11 +142,25 @@ def test_the_lr_finder_leaves_model_output_and_warnings_clean(training, capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.simplefilter("ignore", DeprecationWarning)  # hidden from users; old matplotlib has some
-        figure = utils.find_lr(model, batches, max_lr=0.015, steps=20)
+        figure = utils.find_lr(model, batches, max_lr=0.015, block_rate=0.2, steps=20)
     assert capfd.readouterr() == ("", "")
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     curve, mark = figure.axes[0].lines
     assert len(curve.get_xdata()) > 5 and list(mark.get_xdata()) == [0.015, 0.015]
+    assert curve.get_xdata()[0] == pytest.approx(1e-4)
+
+
+def test_the_lr_finder_slows_the_blocks_as_the_training_does_and_gives_its_bar_back(training, monkeypatch):
+    from torch_lr_finder import lr_finder
+
+    rates, bar = [], lr_finder.tqdm
+    step = torch.optim.Adam.step
+    monkeypatch.setattr(
+        torch.optim.Adam, "step", lambda self: rates.append([g["lr"] for g in self.param_groups]) or step(self)
+    )
+    utils.find_lr(training[0], training[2], max_lr=0.015, block_rate=0.25, steps=10)
+    assert len(rates) > 5 and all(blocks == pytest.approx(0.25 * others) for others, blocks in rates[1:])
+    assert lr_finder.tqdm is bar
 
 
 # --- loops ----------------------------------------------------------------------
@@ -205,7 +239,8 @@ def test_a_dataloader_trains_too(training, small):
 
 
 def test_the_log_of_the_stand_in_says_so(training, capsys):
-    utils.fit(*training, note=utils.STAND_IN)
+    utils.MARKS["data"] = utils.STAND_IN
+    utils.fit(*training)
     assert capsys.readouterr().out.startswith("[synthetic stand-in]\nEPOCH: 1 ")
 
 
@@ -252,32 +287,85 @@ def test_a_training_step_uses_the_memory_that_the_step_before_freed():
             torch.ones(2**24)  # 64 MiB, freed at once
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
+    utils.keep_freed_memory()
     first, later = faults(1), faults(20)
     assert later < first + 1_000
+
+
+@pytest.mark.parametrize(
+    "most, kept",
+    [(2**31, [(-3, 2_000_000_000), (-1, 2_000_000_000)]), (2**25, [(-3, 2**25), (-1, 2_000_000_000)]), (0, [])],
+)
+def test_the_memory_settings_are_those_that_the_system_accepts_and_none_is_left_alone(monkeypatch, most, kept):
+    accepted = []
+
+    def mallopt(parameter, value):
+        if parameter == -3 and value > most:
+            return 0
+        accepted.append((parameter, value))
+        return 1
+
+    monkeypatch.setattr(utils.ctypes, "CDLL", lambda name: SimpleNamespace(mallopt=mallopt))
+    utils.keep_freed_memory.__wrapped__()
+    assert accepted == kept
+
+
+def test_another_system_keeps_its_memory_as_it_does(monkeypatch):
+    monkeypatch.setattr(utils.ctypes, "CDLL", lambda name: SimpleNamespace())
+    utils.keep_freed_memory.__wrapped__()
+
+
+def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone_and_it_says_why(monkeypatch, capsys):
+    def ones(*size, device):
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nmore lines")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", ones)
+    assert utils.pick_device() == CPU
+    assert "(CUDA error: no kernel image is available for execution on the device)" in capsys.readouterr().out
 
 
 # --- failures --------------------------------------------------------------------
 
 
 class Interrupted(utils.Batches):
-    """Batches that the keyboard stops in the middle of the second epoch."""
+    """Batches that the keyboard stops in the middle of an epoch."""
 
     epochs = 0
+
+    def __init__(self, batches, epoch):
+        super().__init__(batches.images, batches.labels, batch_size=16)
+        self.epoch = epoch
 
     def __iter__(self):
         self.epochs += 1
         for number, batch in enumerate(super().__iter__()):
-            if self.epochs == 2 and number == 3:
+            if self.epochs == self.epoch and number == 3:
                 raise KeyboardInterrupt
             yield batch
 
 
-def test_interrupted_by_the_keyboard_the_history_keeps_the_whole_epochs(training, capsys):
-    model, device, train_batches, *rest = training
-    interrupted = Interrupted(train_batches.images, train_batches.labels, batch_size=16)
-    history = utils.fit(model, device, interrupted, *rest)
+def test_interrupted_by_the_keyboard_history_and_weights_are_those_of_the_whole_epochs(training, capsys):
+    model, device, train_batches, test_batches, *rest = training
+    history = utils.fit(model, device, Interrupted(train_batches, 2), test_batches, *rest)
     assert [row["epoch"] for row in history] == [1]
-    assert "Interrupted in epoch 2; the history holds the 1 epochs before it." in capsys.readouterr().out
+    assert "Interrupted in epoch 2: history and weights are those of the 1 before it." in capsys.readouterr().out
+    assert utils.test(model, device, test_batches)[0] == history[0]["test_loss"]
+    assert utils.mark() == "[interrupted after epoch 1]"
+
+
+def test_interrupted_before_an_epoch_is_whole_the_interrupt_goes_on_and_the_weights_are_the_first(training):
+    model, device, train_batches, *rest = training
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(KeyboardInterrupt):
+        utils.fit(model, device, Interrupted(train_batches, 1), *rest)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_new_training_is_not_marked_as_interrupted_any_more(training, capsys):
+    utils.MARKS["training"] = "interrupted after epoch 1"
+    utils.fit(*training)
+    assert utils.mark() == "" and "interrupted" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pixel", [float("nan"), float("inf")])
@@ -317,6 +405,69 @@ def test_a_schedule_that_is_used_up_is_refused_with_the_cure(training):
 # --- weights ---------------------------------------------------------------------
 
 
+@pytest.fixture
+def working_folder(tmp_path, monkeypatch):
+    """An empty working folder, nothing said of where the output goes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ULTIMUS_OUTPUT", raising=False)
+    return tmp_path
+
+
+def test_only_what_comes_of_a_whole_training_on_cifar10_takes_the_place_of_the_repositorys_own(
+    working_folder, monkeypatch
+):
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    assert utils.output().resolve() == working_folder
+    for kind in ("data", "training"):
+        utils.MARKS[kind] = "not the real thing"
+        assert working_folder not in [utils.output().resolve(), *utils.output().resolve().parents]
+        utils.MARKS.clear()
+
+
+def test_the_output_folder_is_taken_as_a_person_means_it(working_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(working_folder / "home"))
+    monkeypatch.setenv("ULTIMUS_OUTPUT", "~/figures")
+    assert utils.output() == working_folder / "home" / "figures"
+    monkeypatch.setenv("ULTIMUS_OUTPUT", "")
+    monkeypatch.delenv("PYTEST_CURRENT_TEST")
+    assert utils.output().resolve() == working_folder
+
+
+def test_under_pytest_nbval_alone_the_committed_files_are_left_alone(tmp_path):
+    cell = nbformat.v4.new_code_cell("import utils\nprint(utils.output().resolve())", execution_count=1)
+    cell.outputs = [nbformat.v4.new_output("stream", text="elsewhere\n")]
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "where.ipynb")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)} | {"ULTIMUS_OUTPUT": ""}
+    environment.pop("PYTEST_CURRENT_TEST")
+    command = [sys.executable, "-m", "pytest", "--nbval", "where.ipynb", "-vv", "-p", "no:cacheprovider"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, encoding="utf-8")
+    assert "ultimus-" in done.stdout and f"+ {tmp_path}" not in done.stdout
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+def test_a_folder_that_no_output_can_be_written_to_is_an_error_that_names_the_variable(tmp_path, monkeypatch, code):
+    def refuse(state, path):
+        raise OSError(code, "refused")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(OSError, match="new/weights.pt can't be written \\(refused\\): set ULTIMUS_OUTPUT") as error:
+        utils.save(UltimusNet(), tmp_path / "new" / "weights.pt")
+    assert error.value.errno == code
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="set ULTIMUS_OUTPUT"):
+        utils.save(UltimusNet(), tmp_path / "file" / "weights.pt")
+
+
+def test_a_file_is_replaced_when_the_new_one_is_whole_and_else_stays(tmp_path):
+    path = tmp_path / "file.txt"
+    for text, fails in (("first", False), ("half", True), ("second", False)):
+        with contextlib.suppress(ZeroDivisionError), utils.replacing(path) as new:
+            new.write_text(text, encoding="utf-8")
+            assert not fails or 1 / 0
+        assert path.read_text(encoding="utf-8") == text.replace("half", "first")
+        assert list(tmp_path.iterdir()) == [path]
+
+
 def test_weights_come_back_as_they_were_saved(training, tmp_path, capsys):
     history = utils.fit(*training)
     utils.save(training[0], tmp_path / "new" / "weights.pt")
@@ -330,7 +481,7 @@ def test_a_save_that_fails_leaves_the_older_weights_whole(tmp_path, monkeypatch)
     before = (tmp_path / "weights.pt").read_bytes()
 
     def full(state, path):
-        path.write_bytes(b"half")
+        Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
