@@ -45,6 +45,11 @@ def mark():
     return f"[{', '.join(MARKS.values())}]" if MARKS else ""
 
 
+def expand(path):
+    """The path that a person means who writes ``~/data`` or ``$HOME/data``."""
+    return Path(os.path.expandvars(os.path.expanduser(path)))
+
+
 def output():
     """The folder of figures and weights: the one that ULTIMUS_OUTPUT names, else the working folder.
 
@@ -52,7 +57,7 @@ def output():
     figures of this repository and its weights come from a whole training on CIFAR-10.
     """
     if folder := os.environ.get("ULTIMUS_OUTPUT"):
-        return Path(folder).expanduser()
+        return expand(folder)
     return _temporary_folder() if MARKS or "PYTEST_CURRENT_TEST" in os.environ else Path()
 
 
@@ -64,7 +69,7 @@ def _temporary_folder():
 @contextlib.contextmanager
 def replacing(path):
     """A temporary path beside ``path``, which takes its place if the block ends well; else an older file stays."""
-    path = Path(path)
+    path = Path(path).resolve()  # what a link points to, so that the link stays
     new = path.with_name(f"unfinished-{os.getpid()}-{path.name}")
     try:
         yield new
@@ -132,7 +137,7 @@ def load_cifar10(root=None):
     Raises:
         OSError: ``root`` can't be read or written to, or its disk is full.
     """
-    root = Path(root or os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    root = expand(root or os.environ.get("CIFAR10_ROOT") or "data")
     if root.name == CIFAR10.base_folder:
         root = root.parent
     try:
@@ -337,10 +342,11 @@ def pick_device():
     """The GPU, if an operation works on it; else the CPU. Says why a GPU that is there isn't used."""
     if torch.cuda.is_available():
         try:
-            torch.ones(2, 2, device="cuda").mm(torch.ones(2, 2, device="cuda")).sum().item()
+            nn.Conv2d(3, 3, 3, device="cuda")(torch.ones(1, 3, 8, 8, device="cuda")).sum().item()
             return torch.device("cuda")
-        except RuntimeError as error:
-            print(f"The CPU is used: this torch can't work with the GPU here ({str(error).splitlines()[0]})")
+        except Exception as error:  # of several kinds: no kernels for this GPU, no memory left on it
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            print(f"The CPU is used: a small convolution fails on the GPU ({reason})")
     return torch.device("cpu")
 
 
@@ -613,7 +619,7 @@ def save(model, path):
     Raises:
         OSError: ``path`` can't be written; names the cure.
     """
-    with _saving(Path(path).expanduser()) as new:
+    with _saving(expand(path)) as new:
         torch.save(model.state_dict(), new)
 
 
@@ -625,7 +631,7 @@ def load(model, path):
         ValueError: the file is damaged, holds more than tensors, or belongs to another
             architecture; the model keeps the weights that it had.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

@@ -10,11 +10,15 @@ from pathlib import Path
 import matplotlib.image
 import nbformat
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from nbconvert import HTMLExporter
 
+import utils
 from experiments.harness import EPOCHS, Setting
 from experiments.readme import fill
+from model9 import UltimusNet
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "Session-9_Assignment.ipynb"
@@ -121,6 +125,30 @@ def test_ci_runs_exactly_the_readmes_test_command():
     (command,) = re.findall(r"^(python3 -m venv .*pytest --nbval)$", README, re.MULTILINE)
     assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert command in (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
+def test_the_readmes_snippet_names_the_class_of_a_picture_as_it_stands(tmp_path, monkeypatch, capsys, mode):
+    (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    PIL.Image.effect_mandelbrot((70, 50), (-2, -1, 1, 1), 20).convert(mode).save(tmp_path / "picture.jpg", "PNG")
+    (tmp_path / "ultimus.pt").write_bytes((ROOT / "ultimus.pt").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    exec(snippet, {})
+    lines = capsys.readouterr().out.splitlines()
+    names, shares = zip(*(re.fullmatch(r"(\w+): (\d+\.\d)%", line).groups() for line in lines))
+    assert len(set(names) & set(utils.CLASSES)) == 3 and sum(map(float, shares)) <= 100.1
+    assert sorted(map(float, shares), reverse=True) == list(map(float, shares))
+
+
+def test_the_committed_weights_belong_to_the_network_that_the_readme_lists():
+    model = utils.load(UltimusNet(), ROOT / "ultimus.pt").eval()
+    rows = re.findall(r"^\| .* \| (\d+ x \d+ x \d+|\d+) \| (?:4 x )?([\d,]*) \|$", README, re.MULTILINE)
+    x, shapes = torch.zeros(1, 3, 32, 32), []
+    for part in model.stem:
+        x = part(x)
+        shapes.append((" x ".join(map(str, x.shape[1:])), f"{sum(p.numel() for p in part.parameters()):,}"))
+    assert rows[1:4] == shapes
+    assert rows[5:] == [("48", f"{sum(p.numel() for p in model.blocks[0].parameters()):,}"), ("10", "490")]
 
 
 # --- Colab, Kaggle and elsewhere ---------------------------------------------------
@@ -302,8 +330,6 @@ def test_elsewhere_the_message_says_where_it_looked_and_claims_no_clone(tmp_path
 @pytest.fixture
 def sources(notebook, monkeypatch, small, tmp_path):
     """The code cells, set to two epochs on 96 random images."""
-    import utils
-
     images, labels = small[0].images, small[0].labels
     monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Images(images, labels, images, labels))
     monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
@@ -329,8 +355,6 @@ def test_all_cells_run_twice_in_one_kernel_and_the_training_alone_once_more(sour
 def test_an_interrupt_in_the_first_epoch_stops_the_notebook_before_anything_is_overwritten(
     sources, monkeypatch, tmp_path
 ):
-    import utils
-
     def stop(*args):
         raise KeyboardInterrupt
 
