@@ -55,8 +55,9 @@ SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {
 SEEDS[PUBLISHED.name] = 3
 
 
-def draw(rows):
-    """Every run as a dot and each row's mean as a line; collapsed runs at the left margin."""
+def draw():
+    """Every run in ablation.csv as a dot and each row's mean as a line; collapsed runs at the left margin."""
+    rows = read(CSV)
     runs = {s.name: [float(r["accuracy"]) for r in rows if r["name"] == s.name] for s in ORDER}
     runs = {name: values for name, values in runs.items() if values}
     left = 10 * (min(v for values in runs.values() for v in values if v >= COLLAPSED) // 10)
@@ -86,4 +87,4 @@ if __name__ == "__main__":
     chosen = [s for s in reversed(ORDER) if s.name in sys.argv[1:] or not sys.argv[1:]]
     seeds = range(1, max(SEEDS.values()) + 1)
     run_all(CSV, [(setting, seed) for seed in seeds for setting in chosen if seed <= SEEDS.get(setting.name, 3)])
-    draw(read(CSV))
+    draw()

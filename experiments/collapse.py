@@ -61,8 +61,15 @@ def trace(setting, seed):
     return rows
 
 
-def draw(rows, title):
-    """Loss, spread of Z and saturation of AM over the epochs."""
+def watched():
+    """The run that is watched, the first of the highest max_lr, and what it is called: (setting, seed, title)."""
+    setting, seed = max(JOBS, key=lambda job: job[0].max_lr)
+    return setting, seed, f"{setting.name} ({setting.max_lr:g}), seed {seed}"
+
+
+def draw():
+    """Loss, spread of Z and saturation of AM over the epochs, from collapse_trace.csv."""
+    rows = read(TRACE)
     epochs = [float(row["epoch"]) for row in rows]
     figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     panels[0].semilogy(epochs, [float(row["loss"]) for row in rows])
@@ -75,7 +82,7 @@ def draw(rows, title):
     panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="largest share in a row, mean", ylim=(0, 1))
     for axes in panels[1:]:
         axes.legend()
-    figure.suptitle(title)
+    figure.suptitle(watched()[2])
     with utils.replacing(FIGURE) as new:
         figure.savefig(new)
     plt.close(figure)
@@ -83,10 +90,9 @@ def draw(rows, title):
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, stop=STOP)
-    setting, seed = max(JOBS, key=lambda job: job[0].max_lr)  # the first of the highest
-    title = f"{setting.name} ({setting.max_lr:g}), seed {seed}"
+    setting, seed, title = watched()
     if not TRACE.exists():
         print(f"watching {title}")
         one_thread()
         write(TRACE, trace(setting, seed))
-    draw(read(TRACE), title)
+    draw()

@@ -28,7 +28,9 @@ def curve(setting):
     return [dict(name=setting.name, epoch=row["epoch"], accuracy=round(row["test_accuracy"], 2)) for row in history]
 
 
-def draw(rows):
+def draw():
+    """The curves of curves.csv on one axis."""
+    rows = read(CSV)
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for setting in SETTINGS:
         own = [row for row in rows if row["name"] == setting.name]
@@ -51,4 +53,4 @@ if __name__ == "__main__":
         if setting.name not in {row["name"] for row in rows}:
             rows += curve(setting)
             write(CSV, rows)
-    draw(rows)
+    draw()

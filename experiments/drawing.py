@@ -87,7 +87,8 @@ def block(axes):
     box(axes, 7.6, 1.1, "out: 48")
 
 
-if __name__ == "__main__":
+def draw():
+    """Both, side by side."""
     figure, axes = plt.subplots(figsize=(7, 8), layout="constrained")
     axes.set(xlim=(0, 10.7), ylim=(0, 12))
     axes.axis("off")
@@ -96,3 +97,7 @@ if __name__ == "__main__":
     with utils.replacing(FIGURE) as new:
         figure.savefig(new, dpi=150)
     plt.close(figure)
+
+
+if __name__ == "__main__":
+    draw()

@@ -31,9 +31,10 @@ def stack(values):
     return levels
 
 
-def draw(rows, ours):
-    """Every solution as a dot over its test accuracy at the end."""
-    rows = sorted(rows, key=lambda row: -float(row["accuracy"]))
+def draw():
+    """Every solution of published.csv as a dot over its test accuracy at the end, and the mean of ours."""
+    ours = statistics.mean(float(row["accuracy"]) for row in read(ABLATION) if row["name"] == "ours")
+    rows = sorted(read(CSV), key=lambda row: -float(row["accuracy"]))
     values = [float(row["accuracy"]) for row in rows]
     levels = stack(values)
     figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
@@ -59,4 +60,4 @@ def draw(rows, ours):
 
 
 if __name__ == "__main__":
-    draw(read(CSV), statistics.mean(float(row["accuracy"]) for row in read(ABLATION) if row["name"] == "ours"))
+    draw()

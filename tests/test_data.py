@@ -99,7 +99,9 @@ def test_the_root_comes_from_the_environment(server, tmp_path, monkeypatch, caps
     assert str(tmp_path / "elsewhere") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("typed", ["~/images", "$HOME/images", "~/images/cifar-10-batches-py", "~/images/", ""])
+@pytest.mark.parametrize(
+    "typed", ["~/images", "$HOME/images", "~/images/cifar-10-batches-py", "~/images/cifar-10-python.tar.gz", ""]
+)
 def test_a_root_is_taken_as_a_person_means_it(server, tmp_path, monkeypatch, typed):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -191,9 +193,9 @@ def test_however_a_download_fails_the_stand_in_takes_its_place_and_no_half_file_
     assert list((tmp_path / "data").iterdir()) == []
 
 
-def test_a_download_that_trickles_is_given_up_when_the_patience_ends(archive, tmp_path, monkeypatch, capsys):
+def test_a_test_gives_up_a_download_that_would_take_too_long(archive, tmp_path, monkeypatch, capsys):
     quick_stand_in(monkeypatch)
-    monkeypatch.setattr(utils, "PATIENCE", 0.5)
+    monkeypatch.setattr(utils, "TIMEOUT", 0.5)
 
     def trickle():
         yield b"HTTP/1.1 200 OK\r\nContent-Length: 170498071\r\n\r\n"

@@ -1,5 +1,6 @@
 """What a user relies on in the experiments: they compare what they name, and go on where they were stopped."""
 
+import importlib
 from concurrent.futures import Future
 from dataclasses import replace
 
@@ -159,3 +160,11 @@ def test_the_softmax_over_i_weighs_the_values_by_shares_of_one_and_starts_as_the
     torch.testing.assert_close(attention.sum(1), torch.full((4, 8), 8**-0.5))
     basis = net.blocks[0].key.weight
     torch.testing.assert_close(net.blocks(x), x @ basis.T @ basis, atol=1e-5, rtol=0.01)
+
+
+@pytest.mark.parametrize("name", ["ablation", "collapse", "curves", "published", "drawing"])
+def test_every_figure_is_drawn_anew_from_the_committed_tables(name, tmp_path, monkeypatch):
+    module = importlib.import_module(f"experiments.{name}")
+    monkeypatch.setattr(module, "FIGURE", tmp_path / "figure.png")
+    module.draw()
+    assert (tmp_path / "figure.png").stat().st_size > 5_000

@@ -288,8 +288,8 @@ def test_a_training_step_uses_the_memory_that_the_step_before_freed():
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
     utils.keep_freed_memory()
-    first, later = faults(1), faults(20)
-    assert later < first + 1_000
+    faults(3)  # until the heap is large enough
+    assert faults(20) < 1_000  # 16,384 pages a block, if it were fetched anew
 
 
 @pytest.mark.parametrize(
