@@ -53,12 +53,13 @@ def expand(path):
 def output():
     """The folder of figures and weights: the one that ULTIMUS_OUTPUT names, else the working folder.
 
-    A temporary one in its place under ``pytest --nbval`` and for what has a ``mark``: the
-    figures of this repository and its weights come from a whole training on CIFAR-10.
+    What has a ``mark`` goes to its subfolder "marked", so that nothing takes the place of the
+    figures and weights of a whole training on CIFAR-10; under ``pytest --nbval`` a temporary
+    folder takes the working folder's place.
     """
-    if folder := os.environ.get("ULTIMUS_OUTPUT"):
-        return expand(folder)
-    return _temporary_folder() if MARKS or "PYTEST_CURRENT_TEST" in os.environ else Path()
+    testing = "PYTEST_CURRENT_TEST" in os.environ  # which the notebook's kernel inherits
+    folder = expand(os.environ.get("ULTIMUS_OUTPUT") or (_temporary_folder() if testing else "."))
+    return folder / "marked" if MARKS else folder
 
 
 @functools.cache
@@ -565,18 +566,18 @@ def test(model, device, batches):
 def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs=24):
     """Train for ``epochs`` and test after each, in the published log's format.
 
-    Stopped within an epoch, by the keyboard or a loss that isn't finite, the model goes
-    back to its weights before that epoch.
+    Stopped within an epoch by whatever it is, the model goes back to its weights before that
+    epoch, and ``MARKS`` says so of all that is drawn or saved from then on.
 
     Returns:
         The history, a dict for each whole epoch: epoch, lr (at its start), train_loss,
         train_accuracy, test_loss, test_accuracy (in %) and seconds. Interrupted by the
-        keyboard, it returns the epochs so far, and ``MARKS`` the training as interrupted.
+        keyboard after the first epoch, it returns the epochs so far.
 
     Raises:
         ValueError: the schedule has too few steps left, as when it is used a second time.
-        FloatingPointError: a loss was not finite; the error's ``history`` holds the epochs so far.
-        KeyboardInterrupt: interrupted before the first epoch was whole.
+        FloatingPointError, KeyboardInterrupt and others: what stopped it; its ``history``
+            holds the epochs so far.
     """
     left = scheduler.total_steps - scheduler.last_epoch
     if left < epochs * len(train_batches):
@@ -595,15 +596,12 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
         try:
             train_loss, train_accuracy = train(model, device, train_batches, optimizer, scheduler, epoch)
             test_loss, test_accuracy = test(model, device, test_batches)
-        except FloatingPointError as error:
+        except (Exception, KeyboardInterrupt) as stop:
             model.load_state_dict(before)
-            error.history = history
-            raise
-        except KeyboardInterrupt:
-            model.load_state_dict(before)
-            if not history:
+            MARKS["training"] = f"training stopped in epoch {epoch}"
+            if not history or not isinstance(stop, KeyboardInterrupt):
+                stop.history = history
                 raise
-            MARKS["training"] = f"interrupted after epoch {len(history)}"
             print(f"\nInterrupted in epoch {epoch}: history and weights are those of the {len(history)} before it.")
             break
         history.append(

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import utils
 from experiments.ablation import CSV as ABLATION
-from experiments.ablation import ORDER, OURS, PUBLISHED
+from experiments.ablation import ORDER
 from experiments.collapse import CSV as COLLAPSE
 from experiments.collapse import JOBS
 from experiments.harness import COLLAPSED, read
@@ -140,15 +140,6 @@ def others_table(mean):
     return table(["solution", "test accuracy (%):", "parameters:", "epochs:", "s an epoch:"], lines)
 
 
-def times(rows):
-    """Seconds an epoch of the published system and ours, from the same machine."""
-    ours, published = (statistics.mean(values(rows, s.name, "seconds")) for s in (OURS, PUBLISHED))
-    return (
-        f"On one core of the same machine an epoch of training takes the published system {published:.0f} s and ours "
-        f"{ours:.1f} s, {published / ours:.1f} times less."
-    )
-
-
 def fill(text, notebook):
     """The README's text with every measured part renewed."""
     printed = outputs(notebook)
@@ -179,7 +170,6 @@ def fill(text, notebook):
         "tuning": tuning_table(),
         "ablation": ablation_table(rows),
         "collapse": collapse_table(),
-        "times": times(rows) if values(rows, PUBLISHED.name) else "",
         "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip(),
         "log": f"```text\n{cell('EPOCH: 1 ').strip()}\n```",
     }

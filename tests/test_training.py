@@ -331,19 +331,19 @@ def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone_and_it_says_why(
 
 
 class Interrupted(utils.Batches):
-    """Batches that the keyboard stops in the middle of an epoch."""
+    """Batches that the keyboard, or another error, stops in the middle of an epoch."""
 
     epochs = 0
 
-    def __init__(self, batches, epoch):
+    def __init__(self, batches, epoch, error=KeyboardInterrupt):
         super().__init__(batches.images, batches.labels, batch_size=16)
-        self.epoch = epoch
+        self.epoch, self.error = epoch, error
 
     def __iter__(self):
         self.epochs += 1
         for number, batch in enumerate(super().__iter__()):
             if self.epochs == self.epoch and number == 3:
-                raise KeyboardInterrupt
+                raise self.error
             yield batch
 
 
@@ -353,7 +353,7 @@ def test_interrupted_by_the_keyboard_history_and_weights_are_those_of_the_whole_
     assert [row["epoch"] for row in history] == [1]
     assert "Interrupted in epoch 2: history and weights are those of the 1 before it." in capsys.readouterr().out
     assert utils.test(model, device, test_batches)[0] == history[0]["test_loss"]
-    assert utils.mark() == "[interrupted after epoch 1]"
+    assert utils.mark() == "[training stopped in epoch 2]"
 
 
 def test_interrupted_before_an_epoch_is_whole_the_interrupt_goes_on_and_the_weights_are_the_first(training):
@@ -362,12 +362,21 @@ def test_interrupted_before_an_epoch_is_whole_the_interrupt_goes_on_and_the_weig
     with pytest.raises(KeyboardInterrupt):
         utils.fit(model, device, Interrupted(train_batches, 1), *rest)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert utils.mark() == "[training stopped in epoch 1]"
 
 
-def test_a_new_training_is_not_marked_as_interrupted_any_more(training, capsys):
-    utils.MARKS["training"] = "interrupted after epoch 1"
+def test_any_error_leaves_the_last_whole_epoch_and_tells_the_history(training):
+    model, device, train_batches, test_batches, *rest = training
+    with pytest.raises(RuntimeError, match="out of memory") as error:
+        utils.fit(model, device, Interrupted(train_batches, 2, RuntimeError("out of memory")), test_batches, *rest)
+    (row,) = error.value.history
+    assert utils.test(model, device, test_batches)[0] == row["test_loss"]
+
+
+def test_a_new_training_is_not_marked_as_stopped_any_more(training, capsys):
+    utils.MARKS["training"] = "training stopped in epoch 1"
     utils.fit(*training)
-    assert utils.mark() == "" and "interrupted" not in capsys.readouterr().out
+    assert utils.mark() == "" and "stopped" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("pixel", [float("nan"), float("inf")])
@@ -415,14 +424,16 @@ def working_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_only_what_comes_of_a_whole_training_on_cifar10_takes_the_place_of_the_repositorys_own(
-    working_folder, monkeypatch
+@pytest.mark.parametrize("folder", ["", "results"])
+def test_only_what_comes_of_a_whole_training_on_cifar10_takes_the_place_of_what_is_there(
+    working_folder, monkeypatch, folder
 ):
     monkeypatch.delenv("PYTEST_CURRENT_TEST")
-    assert utils.output().resolve() == working_folder
+    monkeypatch.setenv("ULTIMUS_OUTPUT", folder)
+    assert utils.output().resolve() == working_folder / folder
     for kind in ("data", "training"):
         utils.MARKS[kind] = "not the real thing"
-        assert working_folder not in [utils.output().resolve(), *utils.output().resolve().parents]
+        assert utils.output().resolve() == working_folder / folder / "marked"
         utils.MARKS.clear()
 
 
