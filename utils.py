@@ -931,13 +931,15 @@ def plot_attention(model, images, labels):
     inputs = block_inputs(model, normalize(images))
     maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, inputs)]  # (B, 8, 8) a block
     uniform = maps[0].mean().item()  # every row has the same sum
-    reach = max((am - uniform).abs().max().item() for am in maps)
+    low, high = min(am.min().item() for am in maps), max(am.max().item() for am in maps)
+    reach = max(uniform - low, high - uniform)
     figure, grid = plt.subplots(len(images), 5, figsize=(9.5, 2 * len(images)), layout="constrained")
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
             picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
-    figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+    colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+    colorbar.ax.set_ylim(low, high)
     figure.suptitle("Attention maps of single images")
     return _finish(figure, "attention_maps.png")

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 import utils
 from experiments.ablation import OURS, PUBLISHED
-from experiments.harness import build, published_augmentation, quiet
+from experiments.harness import build, published_augmentation, quiet, real_cifar10
 from model9 import UltimusNet
 
 REPETITIONS, BATCH_SIZE = 7, OURS.batch_size
@@ -93,7 +93,7 @@ def main():
     parser.add_argument("--device", default=utils.pick_device().type)
     device = torch.device(parser.parse_args().device)
 
-    data = utils.load_cifar10()
+    data = real_cifar10()
     model = UltimusNet().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     batches = utils.Batches(data.train_images, data.train_labels, device, BATCH_SIZE, True, utils.augment)
@@ -128,7 +128,7 @@ def main():
     a, b, c = times.values()
     ratios = [statistics.median(x / y for x, y in zip(*pair)) for pair in ((a, b), (b, c))]
 
-    print(f"\ntorch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n")
+    print(f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n")
     print("| way | seconds an epoch | images a second |\n| --- | ---: | ---: |")
     for way in ways:
         median = statistics.median(times[way])

@@ -1,102 +1,108 @@
-"""Draw the network, and one ULTIMUS block opened, into images/network.png.
-
-python -m experiments.drawing
-"""
+"""images/network.png, the network as a chain and one ULTIMUS block opened: ``python -m experiments.drawing``."""
 
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from matplotlib.patches import FancyBboxPatch, Rectangle
+import numpy as np
+from matplotlib import colors, patches
+from matplotlib.figure import Figure
 
-import utils
+from utils import replacing
 
 FIGURE = Path(__file__).parents[1] / "images" / "network.png"
-STAGES = [  # name, size behind it, number of boxes
-    ("image", "3 x 32 x 32", 1),
-    ("conv 3x3", "16 x 16 x 16", 1),
-    ("conv 3x3", "32 x 8 x 8", 1),
-    ("conv 3x3", "48 x 8 x 8", 1),
-    ("average", "X: 48", 1),
-    ("ULTIMUS", "48", 4),
-    ("linear", "10", 1),
+STAGES = [  # name, size of what leaves it
+    ("image", "3 x 32 x 32"),
+    *[("conv 3x3", size) for size in ("16 x 16 x 16", "32 x 8 x 8", "48 x 8 x 8")],
+    ("global average", "X: 48"),
+    *[("ULTIMUS", "48")] * 4,
+    ("fully connected", "10"),
 ]
-GREY, BLUE, PALE = "0.35", "C0", "#d7e6f4"
-SIDE = 0.34  # of a cell
+SEED, ROW, COLUMN = 101, 1, 5  # an example with large q_i, k_j, AM_ij, v_i and Z_j, which get frames; i and j from 0
+# Lengths are inches, from the lower left corner.
+LEFT, RIGHT, BOX, PITCH = 0.08, 1.93, 0.43, 0.77  # the stages' edges, their height and their distance
+PANEL, BOTTOM, TOP = 2.3, 0.1, 7.9  # the left, lower and upper edge of the opened block
+CELL, MAP = 0.32, 5.7  # a cell's side; the upper edge of AM
+Q, K, V = 2.73, 4.61, 6.49  # middles of the strips; x, AM, Z and out are above and below k
+GREY, ACCENT, PALE = "0.3", "C0", "#f0f6fb"
+SHADES = colors.LinearSegmentedColormap.from_list("shades", ["white", ACCENT])
 
 
-def box(axes, x, y, text, width=2.4, colour=GREY, fill="white"):
-    """A box of height 0.8 with a word in it, its middle at (x, y)."""
-    corner = (x - width / 2, y - 0.4)
-    axes.add_patch(
-        FancyBboxPatch(corner, width, 0.8, boxstyle="round,pad=0,rounding_size=0.15", ec=colour, fc=fill, lw=2)
-    )
-    axes.text(x, y, text, ha="center", va="center_baseline", fontsize=16, color=colour)
+def example():
+    """x, q, k, v, AM, Z and out of a block with random weights, as arrays: the cells' shades."""
+    random = np.random.default_rng(SEED)
+    x = random.random(48)
+    q, k, v = random.normal(size=(3, 8, 48)) @ x / 4  # (8,) each
+    shares = np.exp(np.outer(q, k))
+    attention = shares / shares.sum(1, keepdims=True) / 8**0.5  # (8, 8)
+    z = v @ attention  # (8,)
+    return x, q[:, None], k[None], v[:, None], attention, z, random.normal(size=(48, 8)) @ z
 
 
-def arrow(axes, start, end):
-    axes.annotate("", end, start, arrowprops=dict(arrowstyle="-|>", lw=1.8, color=GREY, shrinkA=0, shrinkB=0))
+def write(axes, x, y, text, size=17, color=ACCENT, ha="center"):
+    """Text, its middle at height y."""
+    axes.text(x, y, text, fontsize=size, color=color, ha=ha, va="center_baseline")
 
 
-def cells(axes, x, y, rows, columns):
-    """A grid of cells, its middle at x and its upper edge at y."""
-    left = x - columns * SIDE / 2
-    for row in range(rows):
-        for column in range(columns):
-            shade = PALE if (row + column) % 2 else "white"
-            place = (left + column * SIDE, y - (row + 1) * SIDE)
-            axes.add_patch(Rectangle(place, SIDE, SIDE, fc=shade, ec=BLUE, lw=1))
+def arrow(axes, *points):
+    """A line through the points, with a head at the last."""
+    axes.plot(*zip(*points[:-1]), color=GREY, lw=1.8)
+    style = {"arrowstyle": "-|>", "color": GREY, "lw": 1.8, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 15}
+    axes.annotate("", points[-1], points[-2], arrowprops=style)
 
 
-def label(axes, x, y, text, **options):
-    axes.text(x, y, text, va="center", fontsize=16, color=BLUE, **options)
+def cells(axes, x, top, values, width=CELL, frame=None):
+    """A matrix as shaded cells, its middle at x, with a frame around the cell at (row, column)."""
+    xs = x + width * (np.arange(values.shape[1] + 1) - values.shape[1] / 2)
+    ys = top - CELL * np.arange(values.shape[0] + 1)
+    axes.pcolormesh(xs, ys, values, cmap=SHADES, ec=ACCENT, lw=0.8)
+    if frame:
+        axes.add_patch(patches.Rectangle((xs[frame[1]], ys[frame[0] + 1]), CELL, CELL, fc="none", ec="black", lw=2.5))
 
 
 def chain(axes):
-    """The whole network, from top to bottom."""
-    y = 11.4
-    for name, size, count in STAGES:
-        for number in range(count):
-            if y < 11.4:
-                arrow(axes, (1.3, y + 0.8), (1.3, y + 0.4))
-            ultimus = name == "ULTIMUS"
-            box(axes, 1.3, y, name, colour=BLUE if ultimus else GREY, fill=PALE if ultimus else "white")
-            if number == count - 1:
-                axes.text(2.65, y, size, va="center_baseline", fontsize=14, color=GREY)
-            y -= 1.2
+    """All stages from top to bottom, the size of what leaves a stage below it."""
+    for number, (name, size) in enumerate(STAGES):
+        low = TOP - BOX - number * PITCH
+        color, fill = (ACCENT, PALE) if name == "ULTIMUS" else (GREY, "white")
+        if number == STAGES.index(("ULTIMUS", "48")):  # the first block is the opened one
+            axes.fill_between([RIGHT, PANEL], [low, BOTTOM], [low + BOX, TOP], color=ACCENT, alpha=0.25, lw=0)
+        axes.add_patch(patches.Rectangle((LEFT, low), RIGHT - LEFT, BOX, ec=color, fc=fill, lw=2))
+        write(axes, (LEFT + RIGHT) / 2, low + BOX / 2, name, 16, color)
+        arrow(axes, (0.4, low), (0.4, low + BOX - PITCH))
+        write(axes, 0.56, low - (PITCH - BOX) / 2, size, 14, GREY, "left")
 
 
 def block(axes):
-    """One block: x to q, k and v; q and k to AM; v and AM to Z; Z to the output."""
-    axes.add_patch(Rectangle((4.65, 0.2), 5.95, 11.65, fc="none", ec=BLUE, lw=2, ls="--"))
-    axes.plot([2.5, 4.65], [5.4, 5.4], color=BLUE, lw=2, ls="--")  # from the first block
-    top = 8.0
-    box(axes, 7.6, 11.2, "x: 48")
-    for x, y, name in ((5.3, top + 0.75, "q"), (7.6, top + 1.35, "k"), (9.9, top + 0.75, "v")):
-        arrow(axes, (7.6 + 0.35 * (x - 7.6), 10.8), (x, y + 0.3))
-        label(axes, x, y, f"{name}: 8", ha="center")
-    cells(axes, 5.3, top, 8, 1)
-    cells(axes, 7.6, top + 0.95, 1, 8)
-    cells(axes, 9.9, top, 8, 1)
-    cells(axes, 7.6, top, 8, 8)
-    bottom = top - 8 * SIDE
-    label(axes, 7.6, bottom - 0.4, "AM[i, j] = softmax$_j$(q$_i$ k$_j$) / $\\sqrt{8}$", ha="center")
-    arrow(axes, (7.6, bottom - 0.75), (7.6, bottom - 1.25))
-    cells(axes, 7.6, bottom - 1.35, 1, 8)
-    label(axes, 7.6, bottom - 2.2, "Z[j] = $\\Sigma_i$ v$_i$ AM[i, j]", ha="center")
-    arrow(axes, (7.6, bottom - 2.55), (7.6, 1.5))
-    box(axes, 7.6, 1.1, "out: 48")
+    """One block: x to q, k and v; q and k to AM; AM and v to Z; Z to the output."""
+    x, q, k, v, attention, z, out = example()
+    axes.add_patch(patches.Rectangle((PANEL, BOTTOM), 2 * (K - PANEL), TOP - BOTTOM, fc=PALE, ec=ACCENT, lw=2))
+    for name, values, top, height in (("x", x, 7.45, 7.66), ("out", out, 0.85, 0.33)):
+        cells(axes, K, top, values[None], (V - Q + CELL) / 48)
+        write(axes, K, height, f"{name}: 48")
+    for name, values, place, top, side in (("q", q, Q, MAP, 1), ("k", k, K, MAP + 2 * CELL, 1), ("v", v, V, MAP, -1)):
+        arrow(axes, (place, 7.45 - CELL), (place, top + 0.03))
+        write(axes, place + 0.4 * side, 6.9, f"{name}: 8")
+        write(axes, place + 0.4 * side, 6.6, "linear", 14, GREY)
+        cells(axes, place, top, values, frame=(0, COLUMN) if name == "k" else (ROW, 0))
+    cells(axes, K, MAP, attention, frame=(ROW, COLUMN))
+    write(axes, Q + 0.9 * CELL, MAP - (ROW + 0.5) * CELL, "$i$")
+    write(axes, K + (COLUMN - 3.5) * CELL, MAP + CELL / 2, "$j$")
+    write(axes, K, 2.9, r"AM$_{ij}$ = softmax$_j$(q$_i$ k$_j$) / $\sqrt{8}$")
+    arrow(axes, (K, 2.69), (K, 2.39))
+    arrow(axes, (V, MAP - 8 * CELL), (V, 2.2), (K + 4 * CELL + 0.03, 2.2))
+    cells(axes, K, 2.2 + CELL / 2, z[None], frame=(0, COLUMN))
+    write(axes, K, 1.81, r"Z$_j$ = $\Sigma_i$ v$_i$ AM$_{ij}$")
+    arrow(axes, (K, 1.58), (K, 0.88))
+    write(axes, K + 0.4, 1.25, "linear", 14, GREY)
 
 
 def draw():
-    """Both, side by side."""
-    figure, axes = plt.subplots(figsize=(7, 8), layout="constrained")
-    axes.set(xlim=(0, 10.7), ylim=(0, 12))
-    axes.axis("off")
+    """Chain and block side by side."""
+    figure = Figure(figsize=(7, 8))
+    axes = figure.add_axes((0, 0, 1, 1), xlim=(0, 7), ylim=(0, 8), frame_on=False, xticks=[], yticks=[])
     chain(axes)
     block(axes)
-    with utils.replacing(FIGURE) as new:
+    with replacing(FIGURE) as new:
         figure.savefig(new, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":

@@ -203,6 +203,15 @@ def quiet():
         yield
 
 
+def real_cifar10():
+    """``utils.load_cifar10``, silent, and never the stand-in."""
+    with quiet():
+        data = utils.load_cifar10()
+    if data.note:
+        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
+    return data
+
+
 def splits(data, validation):
     """Training and held-out (images, labels): the test set, or the last 5,000 of a fixed shuffle of the others."""
     if not validation:
@@ -221,11 +230,7 @@ def prepare(setting, seed, validation=False):
         (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``,
         and the held-out batches.
     """
-    with quiet():
-        data = utils.load_cifar10()
-    if data.note:
-        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
-    training, held_out = splits(data, validation)
+    training, held_out = splits(real_cifar10(), validation)
     utils.seed_everything(seed)
     device = utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)

@@ -78,10 +78,10 @@ def gap(rows):
     ours, without = values(rows, "ours"), values(rows, "no blocks")
     difference = statistics.mean(ours) - statistics.mean(without)
     error = (statistics.variance(ours) / len(ours) + statistics.variance(without) / len(without)) ** 0.5
-    verdict = "which is not distinguishable from none" if abs(difference) < 2 * error else "more than chance explains"
+    verdict = "not distinguishable from none" if abs(difference) < 2 * error else "more than chance explains"
     return (
         f"Five seeds with four blocks end {abs(difference):.2f} points {'above' if difference > 0 else 'below'} "
-        f"five without any, with a standard error of {error:.2f}: {verdict}."
+        f"five without any, with a standard error of {error:.2f}, {verdict}."
     )
 
 
@@ -160,7 +160,7 @@ def fill(text, notebook):
     parts = {
         "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five seeds), "
         f"{spread(values(rows, 'ours', 'mirrored'))} % with each test image and its mirror image averaged.",
-        "blocks": f"The four blocks add nothing to it, and take next to nothing away: {gap(rows)} The best linear map "
+        "blocks": f"The four blocks add nothing to it. {gap(rows)} The best linear map "
         f"from X to a trained network's logits explains {r2} of their variance, names the same class for {same} % of "
         f"the test images, and alone gets {alone} % of them right.",
         "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
