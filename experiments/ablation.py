@@ -56,11 +56,10 @@ SEEDS[PUBLISHED.name] = 3
 
 
 def draw():
-    """Every run in ablation.csv as a dot and each row's mean as a line; collapsed runs at the left margin."""
+    """Every run in ablation.csv as a dot and each row's mean as a line; collapsed ones as numbers on the left."""
     rows = read(CSV)
     runs = {s.name: [float(r["accuracy"]) for r in rows if r["name"] == s.name] for s in ORDER}
     runs = {name: values for name, values in runs.items() if values}
-    left = 10 * (min(v for values in runs.values() for v in values if v >= COLLAPSED) // 10)
     figure, axes = plt.subplots(figsize=(8, 0.36 * len(runs) + 1), layout="constrained")
     for height, (name, values) in enumerate(runs.items()):
         colour = "C0" if name == OURS.name else "C7"
@@ -68,13 +67,15 @@ def draw():
         if alive:
             axes.plot(alive, [height] * len(alive), "o", color=colour, markersize=5, alpha=0.7)
             axes.plot(statistics.mean(alive), height, "|", color="black", markersize=14)
-        if len(alive) < len(values):
-            told = f"{len(values) - len(alive)} of {len(values)} collapsed"
-            axes.text(left, height, f"< {told}", va="center", color="C3")
+    left = axes.get_xlim()[0]
+    for height, values in enumerate(runs.values()):
+        if fallen := [f"{value:.1f}" for value in values if value < COLLAPSED]:
+            axes.text(left, height, f" < {', '.join(fallen)}", va="center", color="C3")
+    axes.set_xlim(left=left)
     axes.set_yticks(range(len(runs)), runs)
-    axes.invert_yaxis()
+    axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.grid(alpha=0.3)
-    axes.set(xlabel="test accuracy after 24 epochs (%): each run a dot, the mean a line")
+    axes.set(xlabel="test accuracy after 24 epochs (%): each run a dot, the mean a line; <: further left")
     with utils.replacing(FIGURE) as new:
         figure.savefig(new)
     plt.close(figure)

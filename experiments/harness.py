@@ -44,7 +44,7 @@ class OverQueries(Ultimus):
 
     def attend(self, x):
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
-        attention = torch.einsum("...i,...j->...ij", q, k).softmax(dim=1) / k.shape[1] ** 0.5  # (B, 8, 8)
+        attention = torch.einsum("...i,...j->...ij", q, k).softmax(dim=-2) / k.shape[-1] ** 0.5  # (B, 8, 8)
         return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
 
 

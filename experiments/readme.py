@@ -93,12 +93,10 @@ def ablation_table(rows):
             accuracies = values(rows, setting.name)
             counts = sorted({int(row["directions"]) for row in own if row["directions"]})
             left = f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
-            training = (
-                ""
-                if min(accuracies) < COLLAPSED
-                else f"{statistics.mean(values(own, setting.name, 'train_accuracy')):.1f}"
-            )
-            lines.append([setting.name, spread(accuracies), training, str(len(own)), left])
+            training = values(own, setting.name, "train_accuracy")
+            training = listed(training, 1) if min(accuracies) < COLLAPSED else f"{statistics.mean(training):.1f}"
+            name = "**ours** (+ crop and flip)" if setting.name == "ours" else setting.name
+            lines.append([name, spread(accuracies), training, str(len(own)), left])
     return table(["network and training", "test accuracy (%):", "training:", "runs:", "directions left:"], lines)
 
 

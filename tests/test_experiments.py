@@ -158,6 +158,7 @@ def test_the_softmax_over_i_weighs_the_values_by_shares_of_one_and_starts_as_the
     net, x = build(setting), 0.01 * torch.randn(4, 48)
     attention, _ = net.blocks[0].attend(x)
     torch.testing.assert_close(attention.sum(1), torch.full((4, 8), 8**-0.5))
+    assert torch.equal(net.blocks[0].attend(x[0])[0], attention[0])  # one image is enough, as for ours
     basis = net.blocks[0].key.weight
     torch.testing.assert_close(net.blocks(x), x @ basis.T @ basis, atol=1e-5, rtol=0.01)
 

@@ -116,7 +116,8 @@ def test_the_start_of_pytorch_erases_the_images_and_ours_passes_them_on():
     assert min(row["map"][7] for row in rows) > 10 * max(row["map"][1] for row in erased)
     errors = utils.passage_errors(utils.passage(model, images))
     assert len(errors) == 4 and errors[0] < errors[3] < 0.15
-    assert utils.passage_errors(utils.passage(default, images))[3] > 0.99
+    left = utils.passage(default, images)
+    assert left[4].norm() < 1e-5 * left[0].norm()
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
