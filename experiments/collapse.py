@@ -2,10 +2,10 @@
 
     python -m experiments.collapse
 
-1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have no
-   rate of their own, eight epochs each: well past the peak of the one-cycle policy in
-   the fifth. Into collapse.csv.
-2. Seed 1 at the highest max_lr once more, with the blocks watched 14 times an epoch.
+1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have more
+   of it, eight epochs each: well past the peak of the one-cycle policy in the fifth.
+   Into collapse.csv.
+2. One that collapses once more, with the blocks watched 14 times an epoch.
    Into collapse_trace.csv and images/collapse.png.
 """
 
@@ -32,7 +32,9 @@ JOBS = [
     for seed in range(1, seeds + 1)
 ]
 FULL_RATE = replace(OURS, name="3 x max_lr, the blocks at the full rate", max_lr=3 * OURS.max_lr, block_rate=1.0)
-JOBS += [(FULL_RATE, seed) for seed in (1, 2, 3)]
+FIFTH = replace(FULL_RATE, name="3 x max_lr, the blocks at a fifth of it", block_rate=0.2)
+JOBS += [(setting, seed) for setting in (FIFTH, FULL_RATE) for seed in (1, 2, 3)]
+WATCHED = FULL_RATE, 1
 
 
 def trace(setting, seed):
@@ -61,12 +63,6 @@ def trace(setting, seed):
     return rows
 
 
-def watched():
-    """The run that is watched, the first of the highest max_lr, and what it is called: (setting, seed, title)."""
-    setting, seed = max(JOBS, key=lambda job: job[0].max_lr)
-    return setting, seed, f"{setting.name} ({setting.max_lr:g}), seed {seed}"
-
-
 def draw():
     """Loss, spread of Z and saturation of AM over the epochs, from collapse_trace.csv."""
     rows = read(TRACE)
@@ -82,7 +78,7 @@ def draw():
     panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="largest share in a row, mean", ylim=(0, 1))
     for axes in panels[1:]:
         axes.legend()
-    figure.suptitle(watched()[2])
+    figure.suptitle(f"{WATCHED[0].name} ({WATCHED[0].max_lr:g}), seed {WATCHED[1]}")
     with utils.replacing(FIGURE) as new:
         figure.savefig(new)
     plt.close(figure)
@@ -90,9 +86,8 @@ def draw():
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, stop=STOP)
-    setting, seed, title = watched()
     if not TRACE.exists():
-        print(f"watching {title}")
+        print(f"watching {WATCHED[0].name}, seed {WATCHED[1]}")
         one_thread()
-        write(TRACE, trace(setting, seed))
+        write(TRACE, trace(*WATCHED))
     draw()

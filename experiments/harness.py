@@ -151,7 +151,7 @@ class Setting:
     details: str = "ours"  # "published": biases where it has them, and Adam's beta1 cycled against the rate
     batch_size: int = 128
     max_lr: float = 0.01
-    block_rate: float = 0.2  # of max_lr, for the blocks
+    block_rate: float = 0.1  # of max_lr, for the blocks
     augment: str = "crop and flip"
     blocks: int = 4
     residual: bool = False

@@ -24,7 +24,7 @@ SETTINGS = [
     replace(OURS, name="batch 256", batch_size=256),
     replace(OURS, name="max_lr 0.005", max_lr=0.005),
     replace(OURS, name="max_lr 0.02", max_lr=0.02),
-    replace(OURS, name="blocks at 0.1 x max_lr", block_rate=0.1),
+    replace(OURS, name="blocks at 0.2 x max_lr", block_rate=0.2),
     replace(OURS, name="blocks at max_lr", block_rate=1.0),
     replace(OURS, name="c 0.125", c=0.125),
     replace(OURS, name="c 0.5", c=0.5),
