@@ -104,7 +104,7 @@ class UltimusNet(nn.Module):
 
         q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
         softmax is uniform: AM has rank one and every entry of Z is the same number.
-        Let the key carry the signal instead, with k = basis x, q = +c, -c, +c, ... and
+        Let the key carry the signal instead, with k = basis x, queries of about +c, -c, +c, ... and
         v = +1, -1, +1, ... + c mean(k). Then, to first order in k,
 
             Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)
@@ -133,8 +133,8 @@ class UltimusNet(nn.Module):
             block.value.weight.copy_(c * basis.mean(0).expand(8, -1))
             block.value.bias.copy_(signs)
             block.out.weight.copy_(basis.T * 8**0.5 / c)
-        classes = zero_sum_columns(10, 8)  # every class reads all directions, none is favoured
-        self.fc.weight.copy_(classes @ basis / 3**0.5)  # 1/sqrt(3): the length of a row of PyTorch's default
+        classes = zero_sum_columns(10, 8)  # every class reads all eight directions, their mean none
+        self.fc.weight.copy_(classes @ basis / 3**0.5)  # rows about as long as PyTorch's, 1/sqrt(3)
 
     def forward(self, images):
         """Map normalised images (B, 3, 32, 32) to logits (B, 10).

@@ -1,9 +1,11 @@
 """Data and transforms, the one-cycle schedule, the train and test loops, what is measured, the plots.
 
-Everything around the network of ``model9.py``, in four sections:
+Everything around the network of ``model9.py``: first where files go (``output``) and what marks
+them, then four sections:
 
     1. Data          load_cifar10, random_flip, random_crop, augment, normalize, Batches
-    2. Training      seed_everything, pick_device, adam, one_cycle, find_lr, train, test, fit, predict, save, load
+    2. Training      seed_everything, pick_device, adam, one_cycle, find_lr, train, test, fit, predict,
+                     predict_mirrored, save, load
     3. Measurements  what the blocks do to their input, before and after the training
     4. Plots         one function for each figure of the notebook, which it saves
 """
@@ -829,10 +831,10 @@ def _show_image(axes, image, title=""):
 
 
 def plot_samples(batches):
-    """Four training images, each with seven of its augmentations."""
+    """Four training images, each with seven draws of the batches' augmentation."""
     figure, grid = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
     for row, image, label in zip(grid, batches.images, batches.labels):
-        draws = augment(image.expand(7, -1, -1, -1))
+        draws = batches.transform(image.expand(7, -1, -1, -1))
         _show_image(row[0], image, f"{CLASSES[label]}: original")
         for axes, draw in zip(row[1:], draws):
             _show_image(axes, draw)

@@ -95,7 +95,7 @@ def main():
 
     data = real_cifar10()
     model = UltimusNet().to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer = utils.adam(model)
     batches = utils.Batches(data.train_images, data.train_labels, device, BATCH_SIZE, True, utils.augment)
     scheduler = utils.one_cycle(optimizer, epochs=4 * REPETITIONS, steps_per_epoch=len(batches))
     utils.keep_freed_memory()
@@ -136,7 +136,7 @@ def main():
     print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (each repetition's ratio, their median)\n")
 
     model = build(PUBLISHED).to(device, memory_format=torch.channels_last)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizer = utils.adam(model)
     batches = utils.Batches(
         data.train_images, data.train_labels, device, PUBLISHED.batch_size, True, published_augmentation
     )

@@ -1,10 +1,10 @@
-"""How far is the training from collapse, and what happens when it collapses?
+"""How far is the training from collapse, and what happens when it collapses? The test set is untouched.
 
     python -m experiments.collapse
 
 1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have more
    of it, eight epochs each: well past the peak of the one-cycle policy in the fifth.
-   Into collapse.csv.
+   Measured on the validation images, since the blocks' rate is chosen by it. Into collapse.csv.
 2. One that collapses once more, with the blocks watched 14 times an epoch.
    Into collapse_trace.csv and images/collapse.png.
 """
@@ -44,7 +44,7 @@ def trace(setting, seed):
         A dict a look: epoch, training loss, and for each block the spread of Z over 256
         images and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
     """
-    training, held_out = prepare(setting, seed)
+    training, held_out = prepare(setting, seed, validation=True)
     model, device, batches, *rest = training
     sample = utils.normalize(held_out.images[:256])
     rows = []
@@ -85,7 +85,7 @@ def draw():
 
 
 if __name__ == "__main__":
-    run_all(CSV, JOBS, stop=STOP)
+    run_all(CSV, JOBS, validation=True, stop=STOP)
     if not TRACE.exists():
         print(f"watching {WATCHED[0].name}, seed {WATCHED[1]}")
         one_thread()

@@ -110,7 +110,7 @@ def collapse_table():
             left = f"{min(counts):.0f}" if min(counts) == max(counts) else f"{min(counts):.0f}–{max(counts):.0f}"
             name = f"{setting.max_lr:.4g} ({setting.name})"
             lines.append([name, f"{dead} of {len(accuracies)}", left, listed(accuracies, 1)])
-    return table(["max_lr", "collapsed:", "directions left:", "test accuracy of each (%)"], lines)
+    return table(["max_lr", "collapsed:", "directions left:", "validation accuracy of each (%)"], lines)
 
 
 def tuning_table():
@@ -124,10 +124,10 @@ def tuning_table():
     return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
 
 
-def others_table(mean):
+def others_table(mean, seconds):
     rows, lines = (
         {row["repository"]: row for row in read(FIELD)},
-        [["**this repository**", f"**{mean}**", "25,978", "24", ""]],
+        [["**this repository**", f"**{mean}**", "25,978", "24", seconds]],
     )
     for repository, text in OTHERS.items():
         row = rows[repository]
@@ -153,6 +153,7 @@ def fill(text, notebook):
     r2, same, alone = re.search(
         r"([\d.]+) of the logits.*?([\d.]+) %.*?([\d.]+) %", cell("of the logits"), re.DOTALL
     ).groups()
+    benchmark = (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip()
     rows = read(ABLATION)
     mean = spread(values(rows, "ours"))
     parts = {
@@ -164,11 +165,11 @@ def fill(text, notebook):
         "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
         f"on {data}, {minutes:.1f} minutes ({machine}).",
         "seeds": seeds_table(rows),
-        "others": others_table(mean),
+        "others": others_table(mean, f"{re.search(r'b ours . ([0-9.]+)', benchmark)[1]} (CPU)"),
         "tuning": tuning_table(),
         "ablation": ablation_table(rows),
         "collapse": collapse_table(),
-        "benchmark": (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip(),
+        "benchmark": benchmark,
         "log": f"```text\n{cell('EPOCH: 1 ').strip()}\n```",
     }
     for name, part in parts.items():

@@ -169,3 +169,12 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(name, tmp_path, mo
     monkeypatch.setattr(module, "FIGURE", tmp_path / "figure.png")
     module.draw()
     assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+@pytest.mark.parametrize("name", ["ablation", "collapse", "tuning"])
+def test_no_row_of_a_committed_table_is_of_a_setting_that_its_script_no_longer_has(name):
+    module = importlib.import_module(f"experiments.{name}")
+    settings = {setting for setting, _ in module.JOBS} if hasattr(module, "JOBS") else set(module.ORDER)
+    fields = list(Setting.__dataclass_fields__)
+    allowed = {tuple(str(getattr(setting, field)) for field in fields) for setting in settings}
+    assert {tuple(row[field] for field in fields) for row in harness.read(module.CSV)} <= allowed
