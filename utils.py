@@ -13,7 +13,6 @@ them, then four sections:
 import contextlib
 import copy
 import ctypes
-import errno
 import functools
 import io
 import math
@@ -38,7 +37,6 @@ from torchvision.datasets import CIFAR10
 from torchvision.datasets.utils import check_integrity, extract_archive
 from tqdm import tqdm
 
-LOCAL_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR, errno.EEXIST)
 MARKS = {}  # what logs and figures must say of the "data" or the "training", if there is anything
 
 
@@ -75,7 +73,7 @@ def replacing(path):
     path = Path(path).resolve()  # what a link points to, so that the link stays
     new = path.with_name(f"unfinished-{os.getpid()}-{path.name}")
     try:
-        new.touch()  # an OSError here is one; torch.save makes another kind of it
+        new.touch()
         yield new
         new.replace(path)
     finally:
@@ -91,10 +89,8 @@ def _saving(path):
         with replacing(path) as new:
             yield new
     except OSError as error:
-        if error.errno in LOCAL_ERRORS:
-            cure = "set ULTIMUS_OUTPUT to a folder that you may write to, with some MB free"
-            raise OSError(error.errno, f"{path} can't be written ({error.strerror}): {cure}") from error
-        raise
+        cure = "set ULTIMUS_OUTPUT to a folder that you may write to, with some MB free"
+        raise OSError(error.errno, f"{path} can't be written ({error.strerror}): {cure}") from error
 
 
 # ------------------------------------------------------------------------------
@@ -107,6 +103,7 @@ STD = (0.2470, 0.2435, 0.2616)
 STAND_IN = "synthetic stand-in"
 TIMEOUT = 30  # seconds that a silent server is waited for
 PATIENCE = 600  # seconds that a test waits for a download
+ARCHIVE_SIZE = 170_498_071  # bytes
 
 
 @dataclass
@@ -142,12 +139,16 @@ def load_cifar10(root=None):
         OSError: ``root`` can't be read or written to, or its disk is full.
     """
     root = expand(root or os.environ.get("CIFAR10_ROOT") or "data")
-    if root.absolute().name in (CIFAR10.base_folder, CIFAR10.filename):
-        root = root.absolute().parent
+    if root.resolve().name in (CIFAR10.base_folder, CIFAR10.filename):
+        root = root.resolve().parent
     try:
         data = _read(root)
         if data is None:
-            reason = _download(root)
+            reason = "the files in its archive are not those of CIFAR-10"
+            try:
+                _download(root)
+            except DownloadError as error:
+                reason = str(error)
             data = _read(root)  # even after a failure: another process may just have brought it
     except OSError as error:
         raise OSError(
@@ -177,55 +178,68 @@ def _read(root):
     return Images(*splits)
 
 
+class DownloadError(Exception):
+    """CIFAR-10 can't be had from its address; the network, the server or what it sent is to blame."""
+
+
 def _download(root):
-    """Fetch and unpack the archive; one that is there and whole is only unpacked. Returns why it failed, if it did.
+    """Fetch and unpack the archive; one that is there and whole is only unpacked.
 
     Raises:
+        DownloadError: it doesn't come.
         OSError: it can't be stored.
     """
     archive = root / CIFAR10.filename
+    if not check_integrity(archive, CIFAR10.tgz_md5):
+        _fetch(archive)
+    (root / CIFAR10.base_folder).mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=root) as unpacked:
+        extract_archive(str(archive), unpacked)
+        for file in Path(unpacked, CIFAR10.base_folder).iterdir():
+            file.replace(root / CIFAR10.base_folder / file.name)  # whole at any moment, for whoever reads it now
+
+
+@contextlib.contextmanager
+def _network():
+    """Whatever a network, a proxy or a server comes up with inside is a DownloadError; the disk has no part in it."""
     try:
-        if not check_integrity(archive, CIFAR10.tgz_md5):
-            _fetch(archive)
-        (root / CIFAR10.base_folder).mkdir(exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=root) as unpacked:
-            extract_archive(str(archive), unpacked)
-            for file in Path(unpacked, CIFAR10.base_folder).iterdir():
-                file.replace(root / CIFAR10.base_folder / file.name)  # whole at any moment, for whoever reads it now
-    except Exception as error:  # whatever a network, a proxy or a server comes up with
-        if isinstance(error, OSError) and error.errno in LOCAL_ERRORS:
-            raise
-        return f"{type(error).__name__}: {error}"
-    return "the files in its archive are not those of CIFAR-10"
+        yield
+    except Exception as error:
+        raise DownloadError(f"{type(error).__name__}: {error}") from error
 
 
 def _fetch(archive):
     print(f"Downloading CIFAR-10 (170 MB) to {archive.parent} ...")
     archive.parent.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    with (
-        replacing(archive) as new,
-        urllib.request.urlopen(CIFAR10.url, timeout=TIMEOUT) as answer,
-        open(new, "wb") as file,
-        tqdm(total=answer.length, unit="B", unit_scale=True, file=sys.stdout) as bar,
-    ):
-        while part := answer.read1(2**18):
-            file.write(part)
-            bar.update(len(part))
-            seconds = time.monotonic() - started
-            too_slow = seconds > TIMEOUT and seconds / bar.n * (bar.total or 0) > PATIENCE
-            if too_slow and "PYTEST_CURRENT_TEST" in os.environ:  # pytest --nbval's, which the kernel inherits
-                raise TimeoutError(f"at {bar.n / seconds / 1000:.0f} kB/s it would take a test too long")
-        file.flush()
+    started, got = time.monotonic(), 0
+    with replacing(archive) as new:
+        with _network():
+            answer = urllib.request.urlopen(CIFAR10.url, timeout=TIMEOUT)
+        size = answer.length or ARCHIVE_SIZE  # a chunked answer doesn't tell
+        bar = tqdm(total=size, unit="B", unit_scale=True, file=sys.stdout)
+        with answer, open(new, "wb") as file, bar:
+            while True:
+                with _network():
+                    part = answer.read1(2**18)
+                if not part:
+                    break
+                file.write(part)
+                bar.update(len(part))
+                got, seconds = got + len(part), time.monotonic() - started
+                too_slow = seconds > TIMEOUT and seconds / got * size > PATIENCE
+                if too_slow and "PYTEST_CURRENT_TEST" in os.environ:  # pytest --nbval's, which the kernel inherits
+                    raise DownloadError(f"at {got / seconds / 1000:.0f} kB/s it would take a test too long")
         if not check_integrity(new, CIFAR10.tgz_md5):
-            raise RuntimeError(f"what came, {bar.n:,} bytes, is corrupted: its checksum is wrong")
+            raise DownloadError(f"what came, {got:,} bytes, is corrupted: its checksum is wrong")
 
 
 def _banner(root, reason):
+    expired = "CERTIFICATE_VERIFY_FAILED" in reason
+    cure = "Bring this machine's certificates up to date" if expired else "Make that address reachable from here"
     text = (
         "NOT CIFAR-10: SYNTHETIC STAND-IN IMAGES\n"
         f"CIFAR-10 is not in {root}, and the download of {CIFAR10.url} failed: {reason}\n"
-        "No accuracy below says anything about CIFAR-10. Make that address reachable from here, or unpack "
+        f"No accuracy below says anything about CIFAR-10. {cure}, or unpack "
         f"what it has into {root}, and run again."
     )
     lines = [part for line in text.splitlines() for part in textwrap.wrap(line, 84)]
@@ -365,7 +379,7 @@ def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text()) if cpuinfo.exists() else []
+    names = re.findall(r"model name\s*: (.*)", cpuinfo.read_text("utf-8", "replace")) if cpuinfo.exists() else []
     return f"{names[0] if names else 'CPU'}, {torch.get_num_threads()} threads"
 
 
@@ -581,15 +595,16 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
         FloatingPointError, KeyboardInterrupt and others: what stopped it; its ``history``
             holds the epochs so far.
     """
+    MARKS.pop("training", None)
+    data_mark, MARKS["training"] = mark(), "training not finished"
     left = scheduler.total_steps - scheduler.last_epoch
     if left < epochs * len(train_batches):
         raise ValueError(
             f"the schedule has {left} steps left, {epochs} epochs take {epochs * len(train_batches)}: "
             "make a new optimizer and a new one_cycle for each training"
         )
-    MARKS.pop("training", None)
-    if mark():
-        print(mark())
+    if data_mark:
+        print(data_mark)
     history = []
     for epoch in range(1, epochs + 1):
         started, lr = time.perf_counter(), scheduler.get_last_lr()[0]
@@ -599,8 +614,8 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
             train_loss, train_accuracy = train(model, device, train_batches, optimizer, scheduler, epoch)
             test_loss, test_accuracy = test(model, device, test_batches)
         except (Exception, KeyboardInterrupt) as stop:
-            model.load_state_dict(before)
             MARKS["training"] = f"training stopped in epoch {epoch}"
+            model.load_state_dict(before)
             if not history or not isinstance(stop, KeyboardInterrupt):
                 stop.history = history
                 raise
@@ -617,6 +632,8 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
                 seconds=time.perf_counter() - started,
             )
         )
+    else:
+        MARKS.pop("training")
     return history
 
 
@@ -626,8 +643,10 @@ def save(model, path):
     Raises:
         OSError: ``path`` can't be written; names the cure.
     """
+    weights = io.BytesIO()  # writing itself, torch makes a RuntimeError of a full disk
+    torch.save(model.state_dict(), weights)
     with _saving(expand(path)) as new:
-        torch.save(model.state_dict(), new)
+        new.write_bytes(weights.getvalue())
 
 
 def load(model, path):

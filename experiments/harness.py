@@ -23,7 +23,7 @@ import utils
 from model9 import Blur, Ultimus, UltimusNet
 
 EPOCHS = 24
-COLLAPSED = 20  # a test accuracy (%) below it: the network has fallen, or all but fallen, to chance
+COLLAPSED = 20  # an accuracy (%) below it: the network has fallen, or all but fallen, to chance
 
 
 class OverTheBatch(Ultimus):
@@ -161,6 +161,12 @@ class Setting:
         for field, choices in CHOICES.items():
             if getattr(self, field) not in choices:
                 raise ValueError(f"{self.name}: no {field} {getattr(self, field)!r}; there are {', '.join(choices)}")
+        if self.blocks not in range(100):
+            raise ValueError(f"{self.name}: {self.blocks!r} blocks; their number is meant")
+        if self.residual and self.attention != "per image" or self.bottleneck and self.blocks:
+            raise ValueError(f"{self.name}: residuals go with attention per image, the bottleneck with no blocks")
+        if self.details == "published" and self.stem != "stride 1":
+            raise ValueError(f"{self.name}: the published details go with the stem of stride 1")
 
 
 CHOICES = dict(stem=STEMS, attention=ATTENTIONS, init=INITS, details=DETAILS, augment=AUGMENTATIONS)
@@ -331,9 +337,14 @@ def run_all(path, jobs, **options):
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=one_thread) as pool:
         futures = [pool.submit(run, setting, seed, **options) for setting, seed in jobs]
         for number, future in enumerate(as_completed(futures), start=1):
+            if future.exception():  # raised at the end: the other runs are kept
+                print(f"[{number}/{len(jobs)}] failed: {future.exception()!r}", flush=True)
+                continue
             row = future.result()
             write(path, [*read(path), row])
             print(f"[{number}/{len(jobs)}] {row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", flush=True)
+    for future in futures:
+        future.result()
 
 
 def cores():

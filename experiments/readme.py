@@ -17,7 +17,7 @@ from experiments.ablation import CSV as ABLATION
 from experiments.ablation import ORDER
 from experiments.collapse import CSV as COLLAPSE
 from experiments.collapse import JOBS
-from experiments.harness import COLLAPSED, read
+from experiments.harness import COLLAPSED, EPOCHS, read
 from experiments.published import CSV as FIELD
 from experiments.tuning import CSV as TUNING
 from experiments.tuning import SETTINGS
@@ -139,8 +139,14 @@ def others_table(mean, seconds):
 
 
 def fill(text, notebook):
-    """The README's text with every measured part renewed."""
+    """The README's text with every measured part renewed.
+
+    Raises:
+        ValueError: the notebook's training isn't whole, or a part's marks don't stand in the text.
+    """
     printed = outputs(notebook)
+    if sum(text.count("Test set: ") for text in printed if "EPOCH: 1 " in text) != EPOCHS:
+        raise ValueError(f"the notebook's log doesn't have {EPOCHS} epochs: run all of its cells first")
 
     def cell(words):
         return next(text for text in printed if words in text)
@@ -148,7 +154,7 @@ def fill(text, notebook):
     machine = cell("torch ").strip()
     data = re.search(r"^(CIFAR-10|synthetic stand-in) ", cell("training steps an epoch"), re.MULTILINE)[1]
     last = cell("test accuracy")
-    minutes = 24 * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
+    minutes = EPOCHS * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
     accuracy, mirrored, training = re.findall(r"([\d.]+) %", last)[:3]
     r2, same, alone = re.search(
         r"([\d.]+) of the logits.*?([\d.]+) %.*?([\d.]+) %", cell("of the logits"), re.DOTALL
@@ -174,6 +180,8 @@ def fill(text, notebook):
     }
     for name, part in parts.items():
         start, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if (text.count(start), text.count(end)) != (1, 1):
+            raise ValueError(f"README.md wants one {start} and one {end}: put them back")
         before, _, rest = text.partition(start)
         _, _, after = rest.partition(end)
         text = f"{before}{start}\n{part}\n{end}{after}"

@@ -8,6 +8,13 @@ matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)
+def no_proxy_and_every_bar(monkeypatch):
+    """The settings of whoever runs the tests neither catch what goes to this machine nor hide the log's bars."""
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.delenv("TQDM_DISABLE", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def nothing_is_marked():
     """No mark of the data or the training is left for another test."""
     import utils

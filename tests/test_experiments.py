@@ -49,6 +49,21 @@ def test_a_setting_that_does_not_exist_is_refused_with_those_that_do():
             replace(ablation.OURS, **{field: "x"})
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(residual=True, attention="over i"),
+        dict(bottleneck=True),
+        dict(details="published"),
+        dict(blocks=-1),
+        dict(blocks="4"),
+    ],
+)
+def test_settings_of_which_the_network_would_keep_only_a_part_are_refused(wrong):
+    with pytest.raises(ValueError, match="^odd: "):
+        Setting("odd", **wrong)
+
+
 def test_the_published_augmentation_draws_its_own_for_each_image():
     torch.manual_seed(0)
     images = torch.full((2000, 3, 32, 32), 200, dtype=torch.uint8)
@@ -121,10 +136,15 @@ def test_a_stopped_experiment_goes_on_with_the_runs_that_its_table_lacks(tmp_pat
 
         def submit(self, function, *args, **kwargs):
             future = Future()
-            future.set_result(function(*args, **kwargs))
+            try:
+                future.set_result(function(*args, **kwargs))
+            except MemoryError as error:
+                future.set_exception(error)
             return future
 
     def run(setting, seed, stop):
+        if setting.name == "too large" and seed == 1:
+            raise MemoryError
         return harness.asdict(setting) | {"seed": seed, "accuracy": 50.0 + seed}
 
     monkeypatch.setattr(harness, "ProcessPoolExecutor", Pool)
@@ -140,6 +160,9 @@ def test_a_stopped_experiment_goes_on_with_the_runs_that_its_table_lacks(tmp_pat
     assert rows == [("a", "1"), ("a", "2"), ("b", "1"), ("b", "2")]
     run_all(path, [(Setting("a", max_lr=0.5), 1)], stop=1)  # of the same name, but another setting
     assert "4 runs done, 1 to do" in capsys.readouterr().out
+    with pytest.raises(MemoryError):  # after all others, whose rows are kept
+        run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], stop=1)
+    assert [row["seed"] for row in harness.read(path) if row["name"] == "too large"] == ["2"]
     path.write_text("name,seed\na,1\n", encoding="utf-8")
     with pytest.raises(ValueError, match="another version's, move it away"):
         run_all(path, jobs, stop=1)

@@ -97,6 +97,15 @@ def test_the_readmes_log_tables_and_figures_are_the_measured_ones():
     assert fill(README, notebook) == README, "run python -m experiments.readme"
 
 
+def test_a_readme_without_a_mark_or_a_notebook_without_a_whole_training_is_refused():
+    notebook = json.loads(NOTEBOOK.read_text(encoding="utf-8"))
+    with pytest.raises(ValueError, match="one <!-- seeds --> and one <!-- /seeds -->"):
+        fill(README.replace("<!-- /seeds -->", ""), notebook)
+    stopped = json.loads(NOTEBOOK.read_text(encoding="utf-8").replace("EPOCH: 24 ", "EPOCH: 24 \\nTest set: "))
+    with pytest.raises(ValueError, match="24 epochs"):
+        fill(README, stopped)
+
+
 def test_the_saved_figures_are_those_of_the_notebook(notebook):
     import base64
     import io
@@ -159,12 +168,17 @@ import importlib.util, json, os, subprocess, sys, types
 from pathlib import Path
 
 place, times, lacking, upload = sys.argv[1], int(sys.argv[2]), sys.argv[3].split(), sys.argv[4]
+exec(sys.argv[6])
 if place == "colab":  # /content stands before '' there
     sys.path[:0] = [os.getcwd(), ""]
     colab = sys.modules["google.colab"] = types.ModuleType("google.colab")
-    def choose():
+    def choose():  # as Colab does, under another name where one is taken
+        chosen = {}
         for file in Path(upload).glob("*.py") if upload else []:
-            Path(file.name).write_bytes(file.read_bytes())
+            path = Path(f"{file.stem} (1).py" if Path(file.name).exists() else file.name)
+            path.write_bytes(file.read_bytes())
+            chosen[path.name] = file.read_bytes()
+        return chosen
     colab.files = types.SimpleNamespace(upload=choose)
 else:
     sys.path.insert(0, "")
@@ -179,23 +193,29 @@ def record(command, **options):
 subprocess.getstatusoutput = record
 importlib.util.find_spec = lambda name: None if name in lacking else find(name)
 cells = json.loads(Path(sys.argv[5]).read_text(encoding="utf-8"))["cells"]
-first, second = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][:2]
+packages, files, imports = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"][:3]
 error = None
 try:
-    for _ in range(times):
-        exec(first, {"__name__": "__main__"})
-    exec(second, {"__name__": "__main__"})
+    main = {"__name__": "__main__"}
+    for source in [*(times * [packages, files]), imports]:
+        exec(source, main)
 except Exception as caught:
     error = f"{type(caught).__name__}: {caught}"
 found = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("model9", "utils")}
-print(json.dumps({"calls": calls, "error": error, "found": found, "cwd": os.getcwd()}))
+folders = [os.environ.get(name) for name in ("CIFAR10_ROOT", "ULTIMUS_OUTPUT")]
+print(json.dumps({"calls": calls, "error": error, "found": found, "cwd": os.getcwd(), "folders": folders}))
 """
 
 
-def start(folder, repository, place="colab", times=1, lacking="", upload="", **environment):
-    """Run the notebook's first two cells in ``folder``, as in ``place``, without the packages ``lacking``."""
-    command = [sys.executable, "-c", DRIVER, place, str(times), lacking, str(upload), str(NOTEBOOK)]
-    environment = {**os.environ, "ULTIMUS_REPOSITORY": str(repository), "PYTHONPATH": ""} | environment
+# Nothing of git's that the user has set: no identity, hooks, signature or other repository.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+ENVIRONMENT |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+
+def start(folder, repository, place="colab", times=1, lacking="", upload="", before="", **environment):
+    """Run the notebook's first three cells in ``folder``, as in ``place``, without the packages ``lacking``."""
+    command = [sys.executable, "-c", DRIVER, place, str(times), lacking, str(upload), str(NOTEBOOK), before]
+    environment = ENVIRONMENT | {"ULTIMUS_REPOSITORY": str(repository), "PYTHONPATH": ""} | environment
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -214,10 +234,9 @@ def repository(tmp_path):
 
 
 def commit(repository):
-    mine = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}  # not the user's identity, hooks or signature
-    mine |= {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    mine = {f"GIT_{who}_{what}": "test@example.com" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "hand in"]):
-        subprocess.run(["git", "-C", repository, *command], check=True, env={**os.environ, **mine})
+        subprocess.run(["git", "-C", repository, *command], check=True, env=ENVIRONMENT | mine)
     return repository
 
 
@@ -242,14 +261,25 @@ def test_alone_in_colab_or_kaggle_the_notebook_brings_its_files_once(repository,
 
 
 @pytest.mark.parametrize(
-    "theirs", ["a folder of their own", "a clone that broke off", "a utils.py of their own", "a file"]
+    "theirs",
+    [
+        "EVA8/Session_9_Assignment/model9.py",  # a folder of their own
+        "utils.py",
+        "utils/__init__.py",
+        "utils.py/notes.txt",
+        "EVA8",  # a file
+    ],
 )
-def test_what_stands_in_the_way_is_neither_used_nor_touched(repository, alone, theirs):
-    path = alone / {"a utils.py of their own": "utils.py", "a file": "EVA8"}.get(
-        theirs, "EVA8/Session_9_Assignment/model9.py"
-    )
+@pytest.mark.parametrize("beside", ["nothing of ours", "our model9.py", "half of our utils.py"])
+def test_what_stands_in_the_way_is_neither_used_nor_touched(repository, alone, theirs, beside):
+    path = alone / theirs
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("class Mine: pass", encoding="utf-8")
+    if beside == "our model9.py":
+        (alone / "model9.py").write_bytes((ROOT / "model9.py").read_bytes())
+    if beside == "half of our utils.py":
+        put_ours(alone / "Session_9_Assignment")
+        (alone / "Session_9_Assignment" / "utils.py").write_bytes((ROOT / "utils.py").read_bytes()[:20_000])
     result = start(alone, repository)
     assert result["error"] is None and path.read_text(encoding="utf-8") == "class Mine: pass"
     assert all("ultimus-" in file for file in result["found"].values())
@@ -264,7 +294,8 @@ def test_colabs_torch_is_not_replaced(repository, alone):
 def test_a_package_that_is_missing_is_named_at_once_with_the_command_that_brings_it(alone, place, upload):
     put_ours(alone)
     result = start(alone, alone, place, lacking="torch_lr_finder torchsummary", upload=upload)
-    assert "`pip install torchsummary torch-lr-finder`" in result["error"]
+    assert "`%pip install torchsummary torch-lr-finder`" in result["error"]
+    assert ("pip: no internet" in result["error"]) == (place != "elsewhere")
     assert not any("pip" in call for call in result["calls"]) or place != "elsewhere"
 
 
@@ -307,17 +338,38 @@ def test_files_uploaded_next_to_the_notebook_are_used_without_a_clone(tmp_path, 
     assert result["error"] is None and result["cwd"] == str(alone) and clones(result) == []
 
 
-def test_files_chosen_in_colabs_dialogue_are_used(tmp_path, alone):
+@pytest.mark.parametrize("theirs", ["", "utils.py"])
+def test_files_chosen_in_colabs_dialogue_are_used(tmp_path, alone, theirs):
     put_ours(tmp_path / "laptop")
+    if theirs:
+        (alone / theirs).write_text("class Mine: pass", encoding="utf-8")
     result = start(alone, tmp_path / "nowhere", upload=tmp_path / "laptop")
-    assert result["error"] is None and result["cwd"] == str(alone)
+    assert result["error"] is None and Path(result["cwd"]).parents[1] == alone
+    assert all(file.startswith(result["cwd"]) for file in result["found"].values())
 
 
-@pytest.mark.parametrize("below", ["", "Session_9_Assignment", "EVA8/Session_9_Assignment"])
-def test_from_another_working_folder_the_files_are_found_below_it_and_nothing_is_cloned(tmp_path, alone, below):
+def test_a_module_of_theirs_that_was_imported_before_is_not_taken_for_ours(tmp_path, alone):
+    put_ours(alone / "Session_9_Assignment")
+    (alone / "utils.py").write_text("class Mine: pass", encoding="utf-8")
+    result = start(alone, tmp_path / "nowhere", "elsewhere", before="import utils")
+    assert result["error"] is None and result["found"]["utils"].startswith(result["cwd"])
+
+
+def test_folders_named_relative_to_the_working_folder_stay_the_ones_that_were_meant(tmp_path, alone):
+    put_ours(alone / "Session_9_Assignment")
+    result = start(alone, tmp_path, "elsewhere", CIFAR10_ROOT="data", ULTIMUS_OUTPUT="~/out", HOME=str(tmp_path))
+    assert result["folders"] == [str(alone / "data"), str(tmp_path / "out")]
+
+
+def test_a_repository_of_ones_own_may_be_named_with_a_tilde(repository, alone):
+    assert start(alone, "~/EVA8", HOME=str(repository.parent))["error"] is None
+
+
+@pytest.mark.parametrize("below", ["", "..", "Session_9_Assignment", "EVA8/Session_9_Assignment"])
+def test_from_another_working_folder_the_files_are_found_and_nothing_is_cloned(tmp_path, alone, below):
     put_ours(alone / below)
     result = start(alone, tmp_path / "nowhere", "elsewhere")
-    assert result["error"] is None and result["cwd"] == str(alone / below) and result["calls"] == []
+    assert result["error"] is None and result["cwd"] == str((alone / below).resolve()) and result["calls"] == []
 
 
 def test_elsewhere_the_message_says_where_it_looked_and_claims_no_clone(tmp_path, alone):
@@ -336,8 +388,8 @@ def sources(notebook, monkeypatch, small, tmp_path):
     monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
     monkeypatch.chdir(ROOT)
     sources = [cell.source for cell in code_cells(notebook)]
-    assert "= 24, 128," in sources[1]
-    sources[1] = sources[1].replace("= 24, 128,", "= 2, 16,")
+    assert "= 24, 128," in sources[2]
+    sources[2] = sources[2].replace("= 24, 128,", "= 2, 16,")
     return sources
 
 
@@ -381,6 +433,6 @@ def test_a_training_that_is_stopped_leaves_the_figures_and_weights_of_the_last_w
 
 
 def test_a_cell_that_is_run_too_early_says_which_name_is_missing(sources):
-    for source in sources[2:]:
+    for source in sources[3:]:
         with pytest.raises(NameError, match=r"name '\w+' is not defined"):
             exec(source, {})

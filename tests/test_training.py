@@ -373,6 +373,17 @@ def test_any_error_leaves_the_last_whole_epoch_and_tells_the_history(training):
     assert utils.test(model, device, test_batches)[0] == row["test_loss"]
 
 
+def test_a_training_that_never_began_or_was_stopped_between_two_epochs_is_marked_too(training, monkeypatch):
+    utils.fit(*training)
+    with pytest.raises(ValueError, match="0 steps left"):
+        utils.fit(UltimusNet(), *training[1:])
+    assert utils.mark() == "[training not finished]"
+    monkeypatch.setattr(copy, "deepcopy", lambda weights: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        utils.fit(*training[:5], utils.one_cycle(training[4], 2, 6), 2)
+    assert utils.mark() == "[training not finished]"
+
+
 def test_a_new_training_is_not_marked_as_stopped_any_more(training, capsys):
     utils.MARKS["training"] = "training stopped in epoch 1"
     utils.fit(*training)
@@ -457,15 +468,18 @@ def test_under_pytest_nbval_alone_the_committed_files_are_left_alone(tmp_path):
     assert "ultimus-" in done.stdout and f"+ {tmp_path}" not in done.stdout
 
 
-@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EIO, errno.EFBIG])
 def test_a_folder_that_no_output_can_be_written_to_is_an_error_that_names_the_variable(tmp_path, monkeypatch, code):
-    def refuse(state, path):
+    def refuse(path, data):
         raise OSError(code, "refused")
 
-    monkeypatch.setattr(torch, "save", refuse)
+    monkeypatch.setattr(Path, "write_bytes", refuse)
     with pytest.raises(OSError, match="new/weights.pt can't be written \\(refused\\): set ULTIMUS_OUTPUT") as error:
         utils.save(UltimusNet(), tmp_path / "new" / "weights.pt")
     assert error.value.errno == code
+    (tmp_path / "weights.pt").mkdir()
+    with pytest.raises(OSError, match="set ULTIMUS_OUTPUT"):
+        utils.save(UltimusNet(), tmp_path / "weights.pt")
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match="set ULTIMUS_OUTPUT"):
         utils.save(UltimusNet(), tmp_path / "file" / "weights.pt")
@@ -493,11 +507,11 @@ def test_a_save_that_fails_leaves_the_older_weights_whole(tmp_path, monkeypatch)
     utils.save(UltimusNet(), tmp_path / "weights.pt")
     before = (tmp_path / "weights.pt").read_bytes()
 
-    def full(state, path):
-        Path(path).write_bytes(b"half")
+    def full(path, data):
+        path.write_text("half", encoding="utf-8")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="No space left"):
         utils.save(UltimusNet(), tmp_path / "weights.pt")
     assert (tmp_path / "weights.pt").read_bytes() == before
