@@ -31,7 +31,7 @@ PUBLISHED = Setting(
     block_rate=1.0,
     augment="published",
 )
-BIASES = replace(PUBLISHED, name="+ biases in the blocks, constant beta1", details="ours")
+BIASES = replace(PUBLISHED, name="+ our biases, constant beta1", details="ours")
 PLAIN = replace(BIASES, name="+ no augmentation", augment="none")
 PER_IMAGE = replace(PLAIN, name="+ attention per image", attention="per image")
 POOLED = replace(PER_IMAGE, name="+ our pooling", stem="ours")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import utils
-from experiments import ablation, harness, tuning
+from experiments import ablation, curves, harness, tuning
 from experiments.harness import Setting, build, run_all
 
 
@@ -181,7 +181,7 @@ def test_the_softmax_over_i_weighs_the_values_by_shares_of_one_and_starts_as_the
     net, x = build(setting), 0.01 * torch.randn(4, 48)
     attention, _ = net.blocks[0].attend(x)
     torch.testing.assert_close(attention.sum(1), torch.full((4, 8), 8**-0.5))
-    assert torch.equal(net.blocks[0].attend(x[0])[0], attention[0])  # one image is enough, as for ours
+    torch.testing.assert_close(net.blocks[0].attend(x[0])[0], attention[0])  # one image is enough, as for ours
     basis = net.blocks[0].key.weight
     torch.testing.assert_close(net.blocks(x), x @ basis.T @ basis, atol=1e-5, rtol=0.01)
 
@@ -192,6 +192,12 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(name, tmp_path, mo
     monkeypatch.setattr(module, "FIGURE", tmp_path / "figure.png")
     module.draw()
     assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+def test_the_curves_end_where_the_ablations_runs_of_the_same_seed_do():
+    runs = {row["name"]: row["accuracy"] for row in harness.read(ablation.CSV) if row["seed"] == "1"}
+    ends = {row["name"]: row["accuracy"] for row in harness.read(curves.CSV) if row["epoch"] == str(harness.EPOCHS)}
+    assert ends == {"our start": runs["ours"], "PyTorch's start": runs["ours with PyTorch's start"]}
 
 
 @pytest.mark.parametrize("name", ["ablation", "collapse", "tuning"])
