@@ -75,7 +75,7 @@ def draw():
     axes.set_yticks(range(len(runs)), runs)
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.grid(alpha=0.3)
-    axes.set(xlabel="test accuracy after 24 epochs (%): each run a dot, the mean a line; <: further left")
+    axes.set(xlabel="test accuracy after 24 epochs (%)\neach run a dot, the mean a line; <: further left")
     with utils.replacing(FIGURE) as new:
         figure.savefig(new)
     plt.close(figure)
