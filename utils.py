@@ -73,7 +73,7 @@ def replacing(path):
     path = Path(path).resolve()  # what a link points to, so that the link stays
     new = path.with_name(f"unfinished-{os.getpid()}-{path.name}")
     try:
-        new.touch()
+        new.touch()  # what can't be written fails before the work, a download's for example
         yield new
         new.replace(path)
     finally:
@@ -103,7 +103,7 @@ STD = (0.2470, 0.2435, 0.2616)
 STAND_IN = "synthetic stand-in"
 TIMEOUT = 30  # seconds that a silent server is waited for
 PATIENCE = 600  # seconds that a test waits for a download
-ARCHIVE_SIZE = 170_498_071  # bytes
+ARCHIVE_SIZE = 170_498_071  # bytes; a chunked answer doesn't tell
 
 
 @dataclass
@@ -199,11 +199,10 @@ def _download(root):
             file.replace(root / CIFAR10.base_folder / file.name)  # whole at any moment, for whoever reads it now
 
 
-@contextlib.contextmanager
-def _network():
-    """Whatever a network, a proxy or a server comes up with inside is a DownloadError; the disk has no part in it."""
+def _over_network(call, *args, **options):
+    """The result of a call in which whatever a network, a proxy or a server comes up with is a DownloadError."""
     try:
-        yield
+        return call(*args, **options)
     except Exception as error:
         raise DownloadError(f"{type(error).__name__}: {error}") from error
 
@@ -212,23 +211,20 @@ def _fetch(archive):
     print(f"Downloading CIFAR-10 (170 MB) to {archive.parent} ...")
     archive.parent.mkdir(parents=True, exist_ok=True)
     started, got = time.monotonic(), 0
-    with replacing(archive) as new:
-        with _network():
-            answer = urllib.request.urlopen(CIFAR10.url, timeout=TIMEOUT)
-        size = answer.length or ARCHIVE_SIZE  # a chunked answer doesn't tell
-        bar = tqdm(total=size, unit="B", unit_scale=True, file=sys.stdout)
-        with answer, open(new, "wb") as file, bar:
-            while True:
-                with _network():
-                    part = answer.read1(2**18)
-                if not part:
-                    break
-                file.write(part)
-                bar.update(len(part))
-                got, seconds = got + len(part), time.monotonic() - started
-                too_slow = seconds > TIMEOUT and seconds / got * size > PATIENCE
-                if too_slow and "PYTEST_CURRENT_TEST" in os.environ:  # pytest --nbval's, which the kernel inherits
-                    raise DownloadError(f"at {got / seconds / 1000:.0f} kB/s it would take a test too long")
+    with (
+        replacing(archive) as new,
+        _over_network(urllib.request.urlopen, CIFAR10.url, timeout=TIMEOUT) as answer,
+        open(new, "wb") as file,
+        tqdm(total=answer.length or ARCHIVE_SIZE, unit="B", unit_scale=True, file=sys.stdout) as bar,
+    ):
+        while part := _over_network(answer.read1, 2**18):
+            file.write(part)
+            bar.update(len(part))
+            got, seconds = got + len(part), time.monotonic() - started
+            too_slow = seconds > TIMEOUT and seconds / got * bar.total > PATIENCE
+            if too_slow and "PYTEST_CURRENT_TEST" in os.environ:  # pytest --nbval's, which the kernel inherits
+                raise DownloadError(f"at {got / seconds / 1000:.0f} kB/s it would take a test too long")
+        file.flush()
         if not check_integrity(new, CIFAR10.tgz_md5):
             raise DownloadError(f"what came, {got:,} bytes, is corrupted: its checksum is wrong")
 

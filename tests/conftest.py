@@ -1,17 +1,20 @@
 """Set-up for all tests, and the small data that they train on."""
 
-import matplotlib
-import pytest
-import torch
+import os
+
+os.environ.pop("TQDM_DISABLE", None)  # torch imports tqdm, which reads it once; the log's bars are tested
+
+import matplotlib  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def no_proxy_and_every_bar(monkeypatch):
-    """The settings of whoever runs the tests neither catch what goes to this machine nor hide the log's bars."""
+def no_proxy(monkeypatch):
+    """No proxy of whoever runs the tests catches what goes to this machine."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.delenv("TQDM_DISABLE", raising=False)
 
 
 @pytest.fixture(autouse=True)

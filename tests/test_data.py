@@ -302,7 +302,6 @@ def test_a_folder_where_a_file_should_be_is_no_failure_of_the_download(server, t
 
 
 def test_without_its_bar_a_slow_download_comes_all_the_same(server, tmp_path, monkeypatch):
-    monkeypatch.setenv("TQDM_DISABLE", "1")
     monkeypatch.setattr(utils, "tqdm", functools.partial(utils.tqdm, disable=True))
     monkeypatch.setattr(utils, "TIMEOUT", 0)
     monkeypatch.setattr(utils.urllib.request, "urlopen", functools.partial(lambda f, url, timeout: f(url), urlopen))
