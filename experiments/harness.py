@@ -113,12 +113,13 @@ def wide_max(size, stride=1):
     return nn.MaxPool2d(size, stride, size // 2)
 
 
-SMALL, BLURS, AVERAGES = nn.MaxPool2d(2, 1), (Blur(16), Blur(32)), 2 * [nn.AvgPool2d(3, 2, 1)]
+SMALL, BLURS = nn.MaxPool2d(2, 1), (Blur(16), Blur(32))
 STEMS = {  # what each does to a new UltimusNet
     "ours": lambda model: None,
     "stride 1": stem(3 * [nn.Identity()]),
     "max-pools": stem([wide_max(3, 2), wide_max(3, 2), wide_max(5)]),
-    "average pools": stem([SMALL, SMALL, wide_max(5)], AVERAGES, dilation=2),
+    "average pools 3x3": stem([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(3, 2, 1)], dilation=2),
+    "average pools 2x2": stem([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(2)], dilation=2),
     "max 3x3": stem([wide_max(3), wide_max(3), wide_max(5)], BLURS, dilation=2),
     "last 5x5, no dilation": stem([SMALL, SMALL, wide_max(5)], BLURS),
     "last 7x7, no dilation": stem([SMALL, SMALL, wide_max(7)], BLURS),

@@ -160,6 +160,8 @@ def fill(text, notebook):
         r"([\d.]+) of the logits.*?([\d.]+) %.*?([\d.]+) %", cell("of the logits"), re.DOTALL
     ).groups()
     benchmark = (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip()
+    device = re.search(r"^torch \S+, (.*);", benchmark)[1]
+    seconds = re.search(r"b ours \| ([\d.]+)", benchmark)[1]
     rows = read(ABLATION)
     mean = spread(values(rows, "ours"))
     parts = {
@@ -171,7 +173,7 @@ def fill(text, notebook):
         "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
         f"on {data}, {minutes:.1f} minutes ({machine}).",
         "seeds": seeds_table(rows),
-        "others": others_table(mean, f"{re.search(r'b ours . ([0-9.]+)', benchmark)[1]} (CPU)"),
+        "others": others_table(mean, f"{seconds} ({device})"),
         "tuning": tuning_table(),
         "ablation": ablation_table(rows),
         "collapse": collapse_table(),

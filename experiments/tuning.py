@@ -15,7 +15,8 @@ CSV = Path(__file__).with_name("tuning.csv")
 OURS = Setting("none")
 SETTINGS = [
     OURS,
-    replace(OURS, name="average pools in place of the blurs", stem="average pools"),
+    replace(OURS, name="average pools 3x3/2 in place of the blurs", stem="average pools 3x3"),
+    replace(OURS, name="average pools 2x2/2 in place of the blurs", stem="average pools 2x2"),
     replace(OURS, name="first max-pools 3x3", stem="max 3x3"),
     replace(OURS, name="no dilation", stem="last 5x5, no dilation"),
     replace(OURS, name="no dilation, last max-pool 7x7", stem="last 7x7, no dilation"),
