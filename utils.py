@@ -858,7 +858,7 @@ def plot_samples(batches):
 
 
 def plot_passage(networks, images):
-    """What four blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32).
+    """What the blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32).
 
     Left ``passage``, before and behind the blocks; then ``block_spectra``: the singular
     values of a block's map, and the spread of Z by block.
@@ -871,7 +871,8 @@ def plot_passage(networks, images):
         panels[2].semilogy(range(1, len(rows) + 1), [row["spread"] for row in rows], marker="o", label=name)
     panels[0].set(title="Differences between images", xlabel="before the blocks", ylabel="behind four blocks")
     panels[1].set(title="Singular values of a block's map", xlabel="index", ylabel="mean over images and blocks")
-    panels[2].set(title="Spread of Z over the images", xlabel="block", ylabel="standard deviation", xticks=range(1, 5))
+    panels[2].set(title="Spread of Z over the images", xlabel="block", ylabel="standard deviation")
+    panels[2].set_xticks(range(1, len(rows) + 1))
     for axes in panels:
         axes.grid(alpha=0.3)
     panels[0].legend(markerscale=5)
@@ -950,7 +951,8 @@ def plot_attention(model, images, labels):
     uniform = maps[0].mean().item()  # every row has the same sum
     low, high = min(am.min().item() for am in maps), max(am.max().item() for am in maps)
     reach = max(uniform - low, high - uniform)
-    figure, grid = plt.subplots(len(images), 5, figsize=(9.5, 2 * len(images)), layout="constrained")
+    rows, columns = len(images), 1 + len(maps)
+    figure, grid = plt.subplots(rows, columns, figsize=(1.9 * columns, 2 * rows), layout="constrained")
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import utils
 from experiments.ablation import CSV as ABLATION
-from experiments.ablation import ORDER
+from experiments.ablation import ORDER, PUBLISHED
 from experiments.collapse import CSV as COLLAPSE
 from experiments.collapse import JOBS
 from experiments.harness import COLLAPSED, EPOCHS, read
@@ -73,19 +73,16 @@ def seeds_table(rows):
     return table(["", "seeds 1 to 5", "mean ± standard deviation:", "mirrored:"], lines)
 
 
-def gap(rows):
-    """The blocks' cost, in words that its error allows."""
-    ours, without = values(rows, "ours"), values(rows, "no blocks")
-    difference = statistics.mean(ours) - statistics.mean(without)
+def gap(rows, column):
+    """By how much the network is above the one without blocks, mean and standard error."""
+    ours, without = values(rows, "ours", column), values(rows, "no blocks", column)
     error = (statistics.variance(ours) / len(ours) + statistics.variance(without) / len(without)) ** 0.5
-    verdict = "not distinguishable from none" if abs(difference) < 2 * error else "more than chance explains"
-    return (
-        f"Five seeds with four blocks end {abs(difference):.2f} points {'above' if difference > 0 else 'below'} "
-        f"five without any, with a standard error of {error:.2f}, {verdict}."
-    )
+    return f"{statistics.mean(ours) - statistics.mean(without):+.2f} ± {error:.2f}".replace("-", "−")
 
 
 def ablation_table(rows):
+    log = next(row["accuracy"] for row in read(FIELD) if row["repository"] == "shreyash-99/EVA8")
+    labels = {"ours": "**ours** (+ crop and flip)", PUBLISHED.name: f"{PUBLISHED.name} (its own log: {log})"}
     lines = []
     for setting in ORDER:
         own = [row for row in rows if row["name"] == setting.name]
@@ -95,7 +92,7 @@ def ablation_table(rows):
             left = f"{counts[0]}–{counts[-1]}" if len(counts) > 1 else "".join(map(str, counts))
             training = values(own, setting.name, "train_accuracy")
             training = listed(training, 1) if min(accuracies) < COLLAPSED else f"{statistics.mean(training):.1f}"
-            name = "**ours** (+ crop and flip)" if setting.name == "ours" else setting.name
+            name = labels.get(setting.name, setting.name)
             lines.append([name, spread(accuracies), training, str(len(own)), left])
     return table(["network and training", "test accuracy (%):", "training:", "runs:", "directions left:"], lines)
 
@@ -124,11 +121,9 @@ def tuning_table():
     return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
 
 
-def others_table(mean, seconds):
-    rows, lines = (
-        {row["repository"]: row for row in read(FIELD)},
-        [["**this repository**", f"**{mean}**", "25,978", "24", seconds]],
-    )
+def others_table(mean, parameters, seconds):
+    rows = {row["repository"]: row for row in read(FIELD)}
+    lines = [["**this repository**", f"**{mean}**", f"{parameters:,.0f}", str(EPOCHS), seconds]]
     for repository, text in OTHERS.items():
         row = rows[repository]
         source = f"https://github.com/{repository}/blob/{row['commit']}/{row['source'].replace(' ', '%20')}"
@@ -142,7 +137,8 @@ def fill(text, notebook):
     """The README's text with every measured part renewed.
 
     Raises:
-        ValueError: the notebook's training isn't whole, or a part's marks don't stand in the text.
+        ValueError: the notebook's training isn't whole or was on the stand-in, or a part's marks
+            don't stand in the text.
     """
     printed = outputs(notebook)
     if sum(text.count("Test set: ") for text in printed if "EPOCH: 1 " in text) != EPOCHS:
@@ -151,8 +147,10 @@ def fill(text, notebook):
     def cell(words):
         return next(text for text in printed if words in text)
 
+    if utils.STAND_IN in cell("training steps an epoch"):
+        raise ValueError(f"the notebook ran on the {utils.STAND_IN}: get CIFAR-10 (CIFAR10_ROOT) and run it again")
+
     machine = cell("torch ").strip()
-    data = re.search(r"^(CIFAR-10|synthetic stand-in) ", cell("training steps an epoch"), re.MULTILINE)[1]
     last = cell("test accuracy")
     minutes = EPOCHS * float(re.search(r"([\d.]+) s an epoch", last)[1]) / 60
     accuracy, mirrored, training = re.findall(r"([\d.]+) %", last)[:3]
@@ -167,13 +165,14 @@ def fill(text, notebook):
     parts = {
         "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five seeds), "
         f"{spread(values(rows, 'ours', 'mirrored'))} % with each test image and its mirror image averaged.",
-        "blocks": f"The four blocks add nothing to it. {gap(rows)} The best linear map "
-        f"from X to a trained network's logits explains {r2} of their variance, names the same class for {same} % of "
-        f"the test images, and alone gets {alone} % of them right.",
+        "blocks": f"Five seeds with four blocks against five without any: {gap(rows, 'accuracy')} points (difference ± "
+        f"standard error), mirrored {gap(rows, 'mirrored')}, on the training images {gap(rows, 'train_accuracy')}. "
+        f"The best linear map from X to a trained network's logits explains {r2} of their variance, names the same "
+        f"class for {same} % of the test images, and alone gets {alone} % of them right.",
         "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
-        f"on {data}, {minutes:.1f} minutes ({machine}).",
+        f"on CIFAR-10, {minutes:.1f} minutes ({machine}).",
         "seeds": seeds_table(rows),
-        "others": others_table(mean, f"{seconds} ({device})"),
+        "others": others_table(mean, values(rows, "ours", "parameters")[0], f"{seconds} ({device})"),
         "tuning": tuning_table(),
         "ablation": ablation_table(rows),
         "collapse": collapse_table(),
