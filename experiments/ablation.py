@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import utils
-from experiments.harness import Setting, read, run_all
+from experiments.harness import CHANCE, Setting, read, run_all
 
 CSV = Path(__file__).with_name("ablation.csv")
 FIGURE = Path(__file__).parents[1] / "images" / "ablation.png"
@@ -64,7 +64,7 @@ def draw():
         axes.plot(values, [height] * len(values), "o", color="C0" if name == OURS.name else "C7", alpha=0.6)
     axes.set_yticks(range(len(runs)), runs)
     axes.set_ylim(len(runs) - 0.5, -0.5)
-    axes.set_xlim(left=10)
+    axes.set_xlim(left=CHANCE)
     axes.grid(alpha=0.3)
     axes.set_xlabel("test accuracy after 24 epochs (%), from chance on; each run a dot")
     with utils.replacing(FIGURE) as new:

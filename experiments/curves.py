@@ -12,7 +12,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import utils
-from experiments.harness import EPOCHS, Setting, one_thread, prepare, quiet, read, write
+from experiments.harness import CHANCE, EPOCHS, Setting, one_thread, prepare, quiet, read, write
 
 CSV = Path(__file__).with_name("curves.csv")
 FIGURE = Path(__file__).parents[1] / "images" / "curves.png"
@@ -37,7 +37,7 @@ def draw():
         axes.plot(
             [int(row["epoch"]) for row in own], [float(row["accuracy"]) for row in own], marker=".", label=setting.name
         )
-    axes.axhline(10, color="C3", linestyle=":", label="chance")
+    axes.axhline(CHANCE, color="C3", linestyle=":", label="chance")
     axes.set(title="The same network from two starts", xlabel="epoch", ylabel="test accuracy (%)", ylim=0)
     axes.grid(alpha=0.3)
     axes.legend()

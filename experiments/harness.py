@@ -23,6 +23,7 @@ import utils
 from model9 import Blur, Ultimus, UltimusNet
 
 EPOCHS = 24
+CHANCE = 10  # per cent, of ten classes
 COLLAPSED = 20  # an accuracy (%) below it: the network has fallen, or all but fallen, to chance
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 import utils
-from experiments.harness import read
+from experiments.harness import CHANCE, read
 
 CSV = Path(__file__).with_name("published.csv")
 ABLATION = Path(__file__).with_name("ablation.csv")
 FIGURE = Path(__file__).parents[1] / "images" / "published.png"
-CHANCE = 10  # per cent, of ten classes
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
 NAMED = ["shreyash-99", "MPGarg", "abhyuditjain", "ajinkyakhadilkar"]  # from the left, so that no line crosses a name
 

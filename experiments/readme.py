@@ -73,15 +73,15 @@ def seeds_table(rows):
     return table(["", "seeds 1 to 5", "mean ± standard deviation:", "mirrored:"], lines)
 
 
-def gap(rows, column):
-    """By how much the network is above the one without blocks, mean and standard error."""
-    ours, without = values(rows, "ours", column), values(rows, "no blocks", column)
-    error = (statistics.variance(ours) / len(ours) + statistics.variance(without) / len(without)) ** 0.5
-    return f"{statistics.mean(ours) - statistics.mean(without):+.2f} ± {error:.2f}".replace("-", "−")
+def gap(rows, one, other, column="accuracy"):
+    """By how much one setting's runs are above another's: difference of the means and its standard error."""
+    one, other = values(rows, one, column), values(rows, other, column)
+    error = (statistics.variance(one) / len(one) + statistics.variance(other) / len(other)) ** 0.5
+    return f"{statistics.mean(one) - statistics.mean(other):+.2f} ± {error:.2f}".replace("-", "−")
 
 
-def ablation_table(rows):
-    log = next(row["accuracy"] for row in read(FIELD) if row["repository"] == "shreyash-99/EVA8")
+def ablation_table(rows, field):
+    log = field["shreyash-99/EVA8"]["accuracy"]
     labels = {"ours": "**ours** (+ crop and flip)", PUBLISHED.name: f"{PUBLISHED.name} (its own log: {log})"}
     lines = []
     for setting in ORDER:
@@ -121,11 +121,10 @@ def tuning_table():
     return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
 
 
-def others_table(mean, parameters, seconds):
-    rows = {row["repository"]: row for row in read(FIELD)}
+def others_table(field, mean, parameters, seconds):
     lines = [["**this repository**", f"**{mean}**", f"{parameters:,.0f}", str(EPOCHS), seconds]]
     for repository, text in OTHERS.items():
-        row = rows[repository]
+        row = field[repository]
         source = f"https://github.com/{repository}/blob/{row['commit']}/{row['source'].replace(' ', '%20')}"
         name = f"[{repository.split('/')[0]}]({source}): {text}"
         lines.append([name, row["accuracy"], f"{int(row['parameters']):,}", row["epochs"], row["seconds"]])
@@ -160,21 +159,22 @@ def fill(text, notebook):
     benchmark = (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip()
     device = re.search(r"^torch \S+, (.*);", benchmark)[1]
     seconds = re.search(r"b ours \| ([\d.]+)", benchmark)[1]
-    rows = read(ABLATION)
+    rows, field = read(ABLATION), {row["repository"]: row for row in read(FIELD)}
+    blocks = [gap(rows, "ours", "no blocks", column) for column in ("accuracy", "mirrored", "train_accuracy")]
     mean = spread(values(rows, "ours"))
     parts = {
         "headline": f"**{mean} % on CIFAR-10's test set** (mean ± standard deviation of five seeds), "
         f"{spread(values(rows, 'ours', 'mirrored'))} % with each test image and its mirror image averaged.",
-        "blocks": f"Five seeds with four blocks against five without any: {gap(rows, 'accuracy')} points (difference ± "
-        f"standard error), mirrored {gap(rows, 'mirrored')}, on the training images {gap(rows, 'train_accuracy')}. "
+        "blocks": f"Five seeds with four blocks against five without any: {blocks[0]} points (difference ± "
+        f"standard error), mirrored {blocks[1]}, on the training images {blocks[2]}. "
         f"The best linear map from X to a trained network's logits explains {r2} of their variance, names the same "
         f"class for {same} % of the test images, and alone gets {alone} % of them right.",
         "run": f"The notebook's run: {accuracy} % test ({mirrored} % mirrored) and {training} % training accuracy "
         f"on CIFAR-10, {minutes:.1f} minutes ({machine}).",
         "seeds": seeds_table(rows),
-        "others": others_table(mean, values(rows, "ours", "parameters")[0], f"{seconds} ({device})"),
+        "others": others_table(field, mean, values(rows, "ours", "parameters")[0], f"{seconds} ({device})"),
         "tuning": tuning_table(),
-        "ablation": ablation_table(rows),
+        "ablation": ablation_table(rows, field),
         "collapse": collapse_table(),
         "benchmark": benchmark,
         "log": f"```text\n{cell('EPOCH: 1 ').strip()}\n```",
