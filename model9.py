@@ -54,7 +54,7 @@ class Ultimus(nn.Module):
 
 
 class Blur(nn.Module):
-    """Halve an image's sides through the binomial filter (1, 2, 1) / 4 each way, so that nothing aliases.
+    """Halve an image's sides through the binomial filter (1, 2, 1) / 4 each way, so that less aliases.
 
     Zhang 2019, "Making convolutional networks shift-invariant again",
     https://arxiv.org/abs/1904.11486. (B, channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)).
@@ -109,8 +109,8 @@ class UltimusNet(nn.Module):
 
             Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)
 
-        where the softmaxes carry what the k_j differ by, and the values their mean. Out
-        takes basis^T Z sqrt(8)/c, so that out = basis^T basis x, and a chain of blocks
+        where the softmaxes carry what the k_j differ by, and the values their mean. Out's
+        weights are basis^T sqrt(8)/c, so that out = basis^T basis x, and a chain of blocks
         passes the eight directions on unchanged, as deep chains want it (Saxe et al.,
         https://arxiv.org/abs/1312.6120). Two details keep the error small and the rows apart:
         each direction has sum zero, so that what all channels of X share (it is never

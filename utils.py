@@ -764,7 +764,8 @@ def passage_errors(passed):
 def step_effect(model, images, labels, lr):
     """What one step of Adam's size does to what the blocks pass on.
 
-    In its first step Adam moves each weight by the rate, along the sign of its gradient.
+    In its first step Adam moves each weight by the rate, along the sign of its gradient (unless
+    that is about 1e-8, Adam's eps, or less).
     That is done here to one kind of layer at a time, in all blocks, on copies.
 
     Args:

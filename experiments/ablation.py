@@ -39,19 +39,22 @@ FASTER = replace(STARTED, name=f"+ batch {OURS.batch_size}, max_lr {OURS.max_lr}
 FASTER = replace(FASTER, batch_size=OURS.batch_size, max_lr=OURS.max_lr)
 CALMER = replace(FASTER, name=f"+ blocks at {OURS.block_rate} x max_lr", block_rate=OURS.block_rate)
 LADDER = [PUBLISHED, BIASES, PLAIN, PER_IMAGE, POOLED, STARTED, FASTER, CALMER, OURS]  # ours: + crop and flip
+BARE = replace(OURS, name="no blocks", blocks=0)
+AVERAGED = [replace(s, name=f"{s.name}, average pools for the blurs", stem="average pools 3x3") for s in (OURS, BARE)]
 ORDER = [
     *LADDER,
-    replace(OURS, name="no blocks", blocks=0),
+    BARE,
     replace(OURS, name="linear 48 > 8 > 48, no blocks", blocks=0, bottleneck=True),
     *(replace(OURS, name=f"{n} block{'s' * (n > 1)}", blocks=n) for n in (1, 2, 3)),
     replace(OURS, name="ours with residuals", residual=True),
     replace(OURS, name="ours, softmax over i", attention="over i"),
     replace(OURS, name="ours with PyTorch's start", init="default"),
+    *AVERAGED,
     replace(PER_IMAGE, name="attention per image, our start, no pooling", init="projection"),
 ]
 # How many seeds a row has, if not three; a run without pooling takes half an hour or more.
-SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {"ours": 5, "no blocks": 5}
-SEEDS[PUBLISHED.name] = 3
+SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
+SEEDS |= {setting.name: 5 for setting in (OURS, BARE, *AVERAGED)}
 
 
 def draw():

@@ -1,4 +1,4 @@
-"""How late a network learns that starts as PyTorch has it: test accuracy by epoch, beside ours.
+"""How slowly a network learns that starts as PyTorch has it: test accuracy by epoch, beside ours.
 
     python -m experiments.curves
 

@@ -24,6 +24,7 @@ def test_the_rows_of_the_ablation_differ_by_one_change_each():
 def test_networks_are_what_their_settings_say():
     expected = {
         "no blocks": 19_546,
+        "no blocks, average pools for the blurs": 19_546,
         "linear 48 > 8 > 48, no blocks": 20_370,
         "published solution, to the letter": 25_776,
     }
@@ -192,6 +193,12 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(name, tmp_path, mo
     monkeypatch.setattr(module, "FIGURE", tmp_path / "figure.png")
     module.draw()
     assert (tmp_path / "figure.png").stat().st_size > 5_000
+
+
+def test_pytorchs_start_reaches_after_thirteen_epochs_what_ours_has_after_one():
+    rows = harness.read(curves.CSV)
+    ours, other = ([float(r["accuracy"]) for r in rows if r["name"] == setting.name] for setting in curves.SETTINGS)
+    assert next(epoch for epoch, accuracy in enumerate(other, start=1) if accuracy >= ours[0]) == 13
 
 
 def test_the_curves_end_where_the_ablations_runs_of_the_same_seed_do():

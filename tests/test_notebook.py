@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,10 @@ from nbconvert import HTMLExporter
 
 import utils
 from experiments.ablation import CSV as ABLATION
-from experiments.harness import EPOCHS, Setting, read
-from experiments.readme import fill, gap
+from experiments.collapse import CSV as COLLAPSE
+from experiments.collapse import JOBS
+from experiments.harness import CHANCE, COLLAPSED, EPOCHS, Setting, read
+from experiments.readme import fill, gap, values
 from experiments.tuning import CSV as TUNING
 from model9 import UltimusNet
 
@@ -149,6 +152,22 @@ def test_the_blocks_are_worth_what_the_readme_says_of_them():
 def test_the_average_pools_are_worth_what_the_readme_says_of_them():
     worth = gap(read(TUNING), "average pools 3x3/2 in place of the blurs", "none")
     assert f"Average pools of 3x3 in place of the blurs are better, by {worth.removeprefix('+')} points" in README
+    rows, pools = read(ABLATION), "ours, average pools for the blurs"
+    assert f"no difference that shows: {gap(rows, pools, 'ours')} points" in README
+    cost = gap(rows, pools, "no blocks, average pools for the blurs").removeprefix("−")
+    assert f"With average pools in place of the blurs the blocks cost {cost} points" in README
+
+
+def test_the_collapses_are_what_the_readme_says_of_them():
+    runs = {setting.name: values(read(COLLAPSE), setting.name) for setting, _ in JOBS}
+    usual, high, higher, highest, fifth, full = runs.values()
+    worst = min(usual)
+    assert len(usual) == 10 and worst > 70
+    assert statistics.mean(high) > statistics.mean(usual) - 0.5  # no worse at three times the rate
+    assert sum(run < worst - 1 for run in higher) == sum(run < worst - 1 for run in fifth) == 2  # behind
+    assert all(COLLAPSED + CHANCE < run < worst - 15 for run in highest) and max(full) < COLLAPSED
+    left = values(read(COLLAPSE), "6 x max_lr", "directions")
+    assert {8 - count for count in left} == {2, 3}
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "LA"])
