@@ -22,7 +22,7 @@ from experiments.ablation import CSV as ABLATION
 from experiments.collapse import CSV as COLLAPSE
 from experiments.collapse import JOBS
 from experiments.harness import CHANCE, COLLAPSED, EPOCHS, Setting, read
-from experiments.readme import fill, gap, values
+from experiments.readme import fill, gap, spread, values
 from experiments.tuning import CSV as TUNING
 from model9 import UltimusNet
 
@@ -144,16 +144,35 @@ def test_ci_runs_exactly_the_readmes_test_command():
 
 
 def test_the_blocks_are_worth_what_the_readme_says_of_them():
-    assert "\nThe four blocks add nothing to that; they take a few tenths of a point.\n" in README
-    for column in ("accuracy", "mirrored", "train_accuracy"):
-        assert re.match(r"−0\.[2-6]\d ± ", gap(read(ABLATION), "ours", "no blocks", column))
+    rows, name = read(ABLATION), "{}, average pools for the blurs"
+    costs = gap(rows, "ours", "no blocks"), gap(rows, name.format("ours"), name.format("no blocks"))
+    costs = [re.fullmatch(r"−(.*) ± .*", cost)[1] for cost in costs]
+    assert "in two comparisons they take {:.1f} and {:.1f} points.\n".format(*map(float, costs)) in README
+    section = README[README.index("## What the blocks cost") : README.index("## How far it is")]
+    for name in ("linear 48 > 8 > 48, no blocks", "1 block", "3 blocks", "ours with residuals"):
+        assert f"{spread(values(rows, name))} %" in section
+
+
+def test_the_blocks_full_rate_and_the_start_are_worth_what_the_readme_says_of_them():
+    runs = {row["name"]: values(read(ABLATION), row["name"]) for row in read(ABLATION)}
+    lost, *others = sorted(runs["+ batch 128, max_lr 0.01"])
+    assert len(others) == 2 and round(min(others) - lost) == 12
+    mean = {name: statistics.mean(own) for name, own in runs.items()}
+    assert round(mean["+ our start"] - mean["+ our pools, blurs and dilation"]) == 7
+    ends = [mean["ours"] - run for run in runs["ours with PyTorch's start"]]
+    assert (round(min(ends)), round(max(ends))) == (11, 20)
+    plain = mean["+ attention per image"], mean["attention per image, our start, the plain stem"]
+    assert tuple(map(round, plain)) == (55, 71)
 
 
 def test_the_average_pools_are_worth_what_the_readme_says_of_them():
-    worth = gap(read(TUNING), "average pools 3x3/2 in place of the blurs", "none")
-    assert f"Average pools of 3x3 in place of the blurs are better, by {worth.removeprefix('+')} points" in README
+    tuned, change = read(TUNING), "average pools 3x3/2 in place of the blurs"
+    first = values(tuned, change)[0] - values(tuned, "none")[0]
+    assert f"Average pools of 3x3 in place of the blurs are {first:.2f} points better at seed 1" in README
+    lead = gap([row for row in tuned if row["seed"] != "1"], change, "none")
+    assert f"over seeds 2 to 8 their lead is {lead} points" in README
     rows, pools = read(ABLATION), "ours, average pools for the blurs"
-    assert f"no difference that shows: {gap(rows, pools, 'ours')} points" in README
+    assert f"asked before the last four of these, {gap(rows, pools, 'ours')} over five seeds" in README
     cost = gap(rows, pools, "no blocks, average pools for the blurs").removeprefix("−")
     assert f"With average pools in place of the blurs the blocks cost {cost} points" in README
 
