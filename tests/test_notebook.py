@@ -143,18 +143,26 @@ def test_ci_runs_exactly_the_readmes_test_command():
     assert command in (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
 
 
+def runs_of(path):
+    """Each setting's accuracies in a CSV, by its name."""
+    rows = read(path)
+    return {row["name"]: values(rows, row["name"]) for row in rows}
+
+
 def test_the_blocks_are_worth_what_the_readme_says_of_them():
     rows, name = read(ABLATION), "{}, average pools for the blurs"
     costs = gap(rows, "ours", "no blocks"), gap(rows, name.format("ours"), name.format("no blocks"))
     costs = [re.fullmatch(r"−(.*) ± .*", cost)[1] for cost in costs]
     assert "in two comparisons they take {:.1f} and {:.1f} points.\n".format(*map(float, costs)) in README
+    for column in ("accuracy", "mirrored", "train_accuracy"):
+        assert re.match(r"−0\.[2-6]\d ± ", gap(rows, "ours", "no blocks", column))
     section = README[README.index("## What the blocks cost") : README.index("## How far it is")]
     for name in ("linear 48 > 8 > 48, no blocks", "1 block", "3 blocks", "ours with residuals"):
         assert f"{spread(values(rows, name))} %" in section
 
 
 def test_the_blocks_full_rate_and_the_start_are_worth_what_the_readme_says_of_them():
-    runs = {row["name"]: values(read(ABLATION), row["name"]) for row in read(ABLATION)}
+    runs = runs_of(ABLATION)
     lost, *others = sorted(runs["+ batch 128, max_lr 0.01"])
     assert len(others) == 2 and round(min(others) - lost) == 12
     mean = {name: statistics.mean(own) for name, own in runs.items()}
@@ -167,7 +175,7 @@ def test_the_blocks_full_rate_and_the_start_are_worth_what_the_readme_says_of_th
 
 def test_the_trials_are_worth_what_the_readme_says_of_them():
     tuned, pools = read(TUNING), "average pools 3x3/2 in place of the blurs"
-    runs = {row["name"]: values(tuned, row["name"]) for row in tuned}
+    runs = runs_of(TUNING)
     usual = runs.pop("none")
     assert f"The eight runs of *none* have a standard deviation of {statistics.stdev(usual):.2f}." in README
     texts = {pools: "average pools of 3x3 {} points", "crop by 4": "a crop by 4 {}"}
@@ -184,8 +192,8 @@ def test_the_trials_are_worth_what_the_readme_says_of_them():
 
 
 def test_the_collapses_are_what_the_readme_says_of_them():
-    runs = {setting.name: values(read(COLLAPSE), setting.name) for setting, _ in JOBS}
-    usual, high, higher, highest, fifth, full = runs.values()
+    runs = runs_of(COLLAPSE)
+    usual, high, higher, highest, fifth, full = (runs[name] for name in dict.fromkeys(s.name for s, _ in JOBS))
     worst = min(usual)
     assert len(usual) == 10 and worst > 70
     assert statistics.mean(high) > statistics.mean(usual) - 0.5  # no worse at three times the rate
