@@ -2,14 +2,13 @@
 
     images                                   (B,  3, 32, 32)
       conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 16, 16, 16)   BatchNorm and ReLU
-      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 32,  8,  8)   come right behind
-      conv 3x3, dilation 2, max-pool 5x5/1   (B, 48,  8,  8)   each max-pool
+      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 32,  8,  8)   follow each max-pool
+      conv 3x3, dilation 2, max-pool 5x5/1   (B, 48,  8,  8)
       global average pooling                 (B, 48)           X
       4 x Ultimus                            (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
       fully connected                        (B, 10)           logits
 
-25,978 parameters. Each image is processed by itself: its logits in eval mode do
-not depend on the other images of the batch.
+25,978 parameters. In eval mode the logits of an image do not depend on the rest of its batch.
 """
 
 from collections import OrderedDict
@@ -20,44 +19,42 @@ from torch import nn
 
 
 class Ultimus(nn.Module):
-    """One ULTIMUS block: attention between the 8 entries of one image's K and Q (assignment, step 4)."""
+    """One ULTIMUS block: attention between the 8 entries of one image's Q and K (assignment, step 4)."""
 
-    def __init__(self, dim=48, head=8):
+    def __init__(self):
         super().__init__()
-        self.key = nn.Linear(dim, head)
-        self.query = nn.Linear(dim, head)
-        self.value = nn.Linear(dim, head)
-        self.out = nn.Linear(head, dim)
+        self.key = nn.Linear(48, 8)
+        self.query = nn.Linear(48, 8)
+        self.value = nn.Linear(48, 8)
+        self.out = nn.Linear(8, 48)
 
     def attend(self, x):
-        """Attention maps and their product with the values.
+        """Compute the attention maps and their product with the values.
 
             AM[i, j] = softmax over j of (q_i k_j), divided by sqrt(8)
             Z[j]     = sum over i of v_i AM[i, j]
 
         Args:
-            x: (B, dim).
+            x: (B, 48).
 
         Returns:
-            AM, (B, head, head), every row of sum 1/sqrt(head), since the division comes
-            after the softmax, as the assignment writes it; and Z, (B, head).
+            AM, (B, 8, 8), each row of sum 1/sqrt(8); and Z, (B, 8).
         """
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
         scores = torch.einsum("...i,...j->...ij", q, k)  # (B, 8, 8)
-        attention = scores.softmax(dim=-1) / k.shape[-1] ** 0.5  # (B, 8, 8)
+        attention = scores.softmax(dim=-1) / 8**0.5  # (B, 8, 8)
         return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
 
     def forward(self, x):
-        """Map (B, dim) to (B, dim)."""
+        """Map (B, 48) to (B, 48)."""
         _, z = self.attend(x)
         return self.out(z)  # (B, 48)
 
 
 class Blur(nn.Module):
-    """Halve an image's sides through the binomial filter (1, 2, 1) / 4 each way, so that less aliases.
+    """Halve the sides through the fixed filter (1, 2, 1) / 4, so that fine patterns do not alias.
 
-    Zhang 2019, "Making convolutional networks shift-invariant again",
-    https://arxiv.org/abs/1904.11486. (B, channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)).
+    Zhang 2019, https://arxiv.org/abs/1904.11486. (B, channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)).
     """
 
     def __init__(self, channels):
@@ -70,17 +67,10 @@ class Blur(nn.Module):
 
 
 def convolution(in_channels, out_channels, pool, blur, dilation=1):
-    """A 3x3 convolution with what follows it: max-pool, BatchNorm, ReLU and, to halve the sides, a blur."""
+    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and a blur, which halves the sides."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-    return nn.Sequential(
-        OrderedDict(
-            conv=conv,
-            pool=pool,
-            norm=nn.BatchNorm2d(out_channels),
-            relu=nn.ReLU(),
-            blur=blur,
-        )
-    )
+    layers = OrderedDict(conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), blur=blur)
+    return nn.Sequential(layers)
 
 
 class UltimusNet(nn.Module):
@@ -96,33 +86,25 @@ class UltimusNet(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.blocks = nn.Sequential(*[Ultimus() for _ in range(4)])
         self.fc = nn.Linear(48, 10)
-        self.start_as_projection()
+        self.init_as_projection()
 
     @torch.no_grad()
-    def start_as_projection(self, c=0.25):
-        """Start every block as the projection on the same eight directions, which the last layer reads.
+    def init_as_projection(self, c=0.25):
+        """Initialise each block as nearly the projection on the same eight directions.
 
-        q_i k_j is an outer product. Around zero, where PyTorch's default puts it, its
-        softmax is uniform: AM has rank one and every entry of Z is the same number.
-        Let the key carry the signal instead, with k = basis x, queries of about +c, -c, +c, ... and
-        v = +1, -1, +1, ... + c mean(k). Then, to first order in k,
+        The rows of ``basis`` are orthonormal, each of sum zero. With k = basis x, query biases of
+        about +c, -c, +c, ... and v = (+1, -1, +1, ...) + c mean(k), to first order in k,
 
-            Z = c/sqrt(8) (k - mean(k)) + c/sqrt(8) mean(k)
+            Z = c/sqrt(8) k,   out = basis^T sqrt(8)/c Z = basis^T basis x
 
-        where the softmaxes carry what the k_j differ by, and the values their mean. Out's
-        weights are basis^T sqrt(8)/c, so that out = basis^T basis x, and a chain of blocks
-        passes the eight directions on unchanged, as deep chains want it (Saxe et al.,
-        https://arxiv.org/abs/1312.6120). Two details keep the error small and the rows apart:
-        each direction has sum zero, so that what all channels of X share (it is never
-        negative) doesn't fill the keys; and the queries are +-0.4 c, +-0.8 c, +-1.2 c and
-        +-1.6 c, in pairs, for rows of AM that start equal would stay equal.
+        so four blocks in a row pass the eight directions on unchanged (the aim of orthogonal
+        initialisation, Saxe et al., https://arxiv.org/abs/1312.6120). The notebook derives it.
 
         Args:
-            c: mean size of a query. A small one widens the range of k in which that holds,
-                but a step of Q and V then weighs more, since Out enlarges it by 1/c.
+            c: mean size of a query bias.
         """
         basis = zero_sum_columns(48, 8).T  # (8, 48)
-        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(2)
+        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(2)  # rows of AM that start equal would stay equal
         signs = torch.tensor([1.0, -1.0]).repeat(4)
         for block in self.blocks:
             for layer in (block.key, block.query, block.value, block.out):
@@ -133,31 +115,23 @@ class UltimusNet(nn.Module):
             block.value.weight.copy_(c * basis.mean(0).expand(8, -1))
             block.value.bias.copy_(signs)
             block.out.weight.copy_(basis.T * 8**0.5 / c)
-        classes = zero_sum_columns(10, 8)  # every class reads all eight directions, their mean none
+        classes = zero_sum_columns(10, 8)  # each class reads all eight directions
         self.fc.weight.copy_(classes @ basis / 3**0.5)  # rows about as long as PyTorch's, 1/sqrt(3)
 
     def forward(self, images):
         """Map normalised images (B, 3, 32, 32) to logits (B, 10).
 
         Raises:
-            ValueError: the images have another shape or lie on another device.
-            TypeError: the images are not of the weights' floating-point type.
+            ValueError: the images have another shape or are not normalised to floats.
         """
-        self._check(images)
+        if images.shape[1:] != (3, 32, 32) or not images.is_floating_point():
+            got = f"got {images.dtype} images of shape {tuple(images.shape)}"
+            raise ValueError(f"{got}; UltimusNet wants normalised float images of shape (batch, 3, 32, 32)")
         return self.fc(self.blocks(self.features(images)))  # (B, 10)
 
     def features(self, images):
-        """X, what the blocks receive: normalised images (B, 3, 32, 32) to (B, 48)."""
+        """X, the input of the blocks: normalised images (B, 3, 32, 32) to (B, 48)."""
         return self.pool(self.stem(images)).flatten(1)
-
-    def _check(self, images):
-        weight = self.fc.weight
-        if images.ndim != 4 or images.shape[1:] != (3, 32, 32):
-            raise ValueError(f"got images of shape {tuple(images.shape)}; UltimusNet wants (batch, 3, 32, 32)")
-        if images.dtype != weight.dtype:
-            raise TypeError(f"got {images.dtype} images; UltimusNet wants {weight.dtype}: normalise them first")
-        if images.device != weight.device:
-            raise ValueError(f"the images are on {images.device}, the network on {weight.device}: move one of them")
 
 
 def zero_sum_columns(rows, columns):

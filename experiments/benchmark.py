@@ -1,53 +1,40 @@
-"""Where the time of an epoch goes: the usual pipeline, ours, and the network's own arithmetic.
+"""Where the time of an epoch goes.
 
     python -m experiments.benchmark [--device cpu|cuda]
 
 Trains the same network for one epoch in three ways, in turn, seven times over:
 
     a  usual   torchvision's transforms on each image, a DataLoader with two workers,
-               the bar updated with .item() in every step
+               a bar that reads the loss in each step
     b  ours    ``utils.Batches`` and ``utils.train``
     c  floor   forward, backward and Adam on one batch that is already on the device
 
-and prints the medians, of the times and of each repetition's ratios. Last, three epochs of
-the published system (its network, augmentation and batches of 512) in the loop of ours.
+It prints the medians of the times and of the ratios. Last come three epochs of the published
+system (its network, augmentation and batches of 512) in our loop.
 """
 
 import argparse
 import gc
+import os
 import statistics
 import sys
 import time
 
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision import transforms
+from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
 import utils
 from experiments.ablation import OURS, PUBLISHED
-from experiments.harness import build, published_augmentation, quiet, real_cifar10
-from model9 import UltimusNet
+from experiments.harness import prepare, quiet
 
-REPETITIONS, BATCH_SIZE = 7, OURS.batch_size
-
-
-class PerImage(Dataset):
-    """uint8 images (N, 3, 32, 32) with torchvision's transforms on each, as torchvision's CIFAR10 has it."""
-
-    def __init__(self, images, labels, transform):
-        self.images, self.labels, self.transform = images.permute(0, 2, 3, 1).numpy(), labels.tolist(), transform
-
-    def __len__(self):
-        return len(self.labels)
-
-    def __getitem__(self, index):
-        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+REPETITIONS = 7
 
 
-def usual(model, device, optimizer, scheduler, loader):
+def usual(model, device, loader, optimizer, scheduler):
     """The training loop of the course, as most solutions have it."""
     model.train()
     correct = seen = 0
@@ -66,7 +53,7 @@ def usual(model, device, optimizer, scheduler, loader):
 
 
 def floor(model, optimizer, images, labels, steps):
-    """An epoch's steps of nothing but arithmetic."""
+    """The arithmetic of an epoch's steps and nothing else."""
     model.train()
     for _ in range(steps):
         optimizer.zero_grad()
@@ -75,9 +62,9 @@ def floor(model, optimizer, images, labels, steps):
 
 
 def seconds(epoch, device):
-    """How long one call takes, from a machine at rest, the device's queue emptied before and after."""
+    """How long one call takes; a GPU's queue is emptied before and after."""
     gc.collect()
-    time.sleep(1)  # for the workers of the way before to be gone
+    time.sleep(1)  # until the workers of the way before have ended
     if device.type == "cuda":
         torch.cuda.synchronize()
     started = time.perf_counter()
@@ -93,14 +80,8 @@ def main():
     parser.add_argument("--device", default=utils.pick_device().type)
     device = torch.device(parser.parse_args().device)
 
-    data = real_cifar10()
-    model = UltimusNet().to(device, memory_format=torch.channels_last)
-    optimizer = utils.adam(model)
-    batches = utils.Batches(data.train_images, data.train_labels, device, BATCH_SIZE, True, utils.augment)
-    scheduler = utils.one_cycle(optimizer, epochs=4 * REPETITIONS, steps_per_epoch=len(batches))
-    utils.keep_freed_memory()
+    (model, _, batches, optimizer, scheduler), _ = training = prepare(OURS, seed=1, device=device)
     images, labels = next(iter(batches))
-
     per_image = transforms.Compose(
         [
             transforms.RandomCrop(32, padding=2, padding_mode="reflect"),
@@ -109,22 +90,19 @@ def main():
             transforms.Normalize(utils.MEAN, utils.STD),
         ]
     )
-    dataset = PerImage(data.train_images, data.train_labels, per_image)
-    loader = DataLoader(dataset, BATCH_SIZE, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
-
+    dataset = CIFAR10(os.environ.get("CIFAR10_ROOT") or "data", transform=per_image)
+    loader = DataLoader(dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
     ways = {
-        "a usual": lambda: usual(model, device, optimizer, scheduler, loader),
-        "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
+        "a usual": lambda: usual(model, device, loader, optimizer, scheduler),
+        "b ours": lambda: utils.train(*training[0], 1),
         "c floor": lambda: floor(model, optimizer, images, labels, len(batches)),
     }
     for way in ("b ours", "c floor"):  # warm-up
         seconds(ways[way], device)
     times = {way: [] for way in ways}
-    order = list(ways)
     for _ in range(REPETITIONS):
-        for way in order:
+        for way in ways:
             times[way].append(seconds(ways[way], device))
-        order.append(order.pop(0))  # each way in turn comes after each other
     a, b, c = times.values()
     ratios = [statistics.median(x / y for x, y in zip(*pair)) for pair in ((a, b), (b, c))]
 
@@ -135,13 +113,8 @@ def main():
         print(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
     print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (each repetition's ratio, their median)\n")
 
-    model = build(PUBLISHED).to(device, memory_format=torch.channels_last)
-    optimizer = utils.adam(model)
-    batches = utils.Batches(
-        data.train_images, data.train_labels, device, PUBLISHED.batch_size, True, published_augmentation
-    )
-    scheduler = utils.one_cycle(optimizer, epochs=4)
-    epochs = [seconds(lambda: utils.train(model, device, batches, optimizer, scheduler, 1), device) for _ in range(3)]
+    training, _ = prepare(PUBLISHED, seed=1, device=device)
+    epochs = [seconds(lambda: utils.train(*training, 1), device) for _ in range(3)]
     print(f"the published system: {statistics.median(epochs):.1f} s an epoch")
 
 

@@ -1,12 +1,11 @@
-"""How far is the training from collapse, and what happens when it collapses? The test set is untouched.
+"""Stability: at which learning rates does the training collapse? The test set is not used.
 
     python -m experiments.collapse
 
-1. Ten seeds of the final setting, some at higher max_lr, and some whose blocks have more
-   of it, eight epochs each: well past the peak of the one-cycle policy in the fifth.
-   Measured on the validation images, since the blocks' rate is chosen by it. Into collapse.csv.
-2. One that collapses once more, with the blocks watched 14 times an epoch.
-   Into collapse_trace.csv and images/collapse.png.
+1. Several seeds of our setting, at several learning rates of the network and of the blocks, for
+   eight epochs, measured on the validation images. Into collapse.csv.
+2. One run that collapses again, with a look at the blocks 14 times an epoch. Into
+   collapse_trace.csv and images/collapse.png.
 """
 
 import itertools
@@ -17,7 +16,7 @@ import matplotlib.pyplot as plt
 import torch
 
 import utils
-from experiments.harness import Setting, one_thread, prepare, quiet, read, run_all, write
+from experiments.harness import Setting, append, prepare, quiet, read, run_all
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
@@ -41,8 +40,9 @@ def trace(setting, seed):
     """Train again and look at the blocks 14 times an epoch.
 
     Returns:
-        A dict a look: epoch, training loss, and for each block the spread of Z over 256
-        images and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
+        A dict a look: epoch, training loss, and for each block the spread of Z over 256 images
+        (standard deviation) and the saturation of AM (mean of the largest share in a row:
+        1/8 is uniform, 1 is one-hot).
     """
     training, held_out = prepare(setting, seed, validation=True)
     model, device, batches, *rest = training
@@ -54,7 +54,7 @@ def trace(setting, seed):
             with quiet():
                 loss, _ = utils.train(model, device, part, *rest, epoch)
             row = {"epoch": round(rest[-1].last_epoch / len(batches), 3), "loss": round(loss, 4)}
-            for number, (block, x) in enumerate(zip(model.blocks, utils.block_inputs(model, sample)), start=1):
+            for number, (block, x) in enumerate(zip(model.blocks, utils.block_outputs(model, sample)), start=1):
                 with torch.no_grad():
                     attention, z = block.attend(x)
                 row[f"spread {number}"] = f"{z.std(0).mean():.3g}"
@@ -79,15 +79,13 @@ def draw():
     for axes in panels[1:]:
         axes.legend()
     figure.suptitle(f"{WATCHED[0].name} ({WATCHED[0].max_lr:g}), seed {WATCHED[1]}")
-    with utils.replacing(FIGURE) as new:
-        figure.savefig(new)
+    figure.savefig(FIGURE)
     plt.close(figure)
 
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, validation=True, stop=STOP)
     if not TRACE.exists():
-        print(f"watching {WATCHED[0].name}, seed {WATCHED[1]}")
-        one_thread()
-        write(TRACE, trace(*WATCHED))
+        torch.set_num_threads(1)
+        append(TRACE, trace(*WATCHED))
     draw()

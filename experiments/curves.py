@@ -1,30 +1,31 @@
-"""How slowly a network learns that starts as PyTorch has it: test accuracy by epoch, beside ours.
+"""Test accuracy by epoch with our initialisation and with PyTorch's.
 
     python -m experiments.curves
 
-Trains both once under seed 1, all else equal, testing after each of the 24 epochs, into
-curves.csv and images/curves.png.
+Trains both once under seed 1, into curves.csv and images/curves.png.
 """
 
 from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 
 import utils
-from experiments.harness import CHANCE, EPOCHS, Setting, one_thread, prepare, quiet, read, write
+from experiments.harness import CHANCE, EPOCHS, Setting, append, prepare, quiet, read
 
 CSV = Path(__file__).with_name("curves.csv")
 FIGURE = Path(__file__).parents[1] / "images" / "curves.png"
-OURS = Setting("our start")
-SETTINGS = [OURS, replace(OURS, name="PyTorch's start", init="default")]
+OURS = Setting("our initialisation")
+SETTINGS = [OURS, replace(OURS, name="PyTorch's initialisation", init="default")]
 
 
 def curve(setting):
-    """Train a setting under seed 1: ``utils.fit``'s history, each row with the setting's name."""
+    """Train a setting under seed 1: its name, epoch and test accuracy (%) for each epoch."""
     (model, device, batches, *rest), held_out = prepare(setting, seed=1)
+    history = []
     with quiet():
-        history = utils.fit(model, device, batches, held_out, *rest, EPOCHS)
+        utils.fit(model, device, batches, held_out, *rest, EPOCHS, history)
     return [dict(name=setting.name, epoch=row["epoch"], accuracy=round(row["test_accuracy"], 2)) for row in history]
 
 
@@ -34,23 +35,18 @@ def draw():
     figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for setting in SETTINGS:
         own = [row for row in rows if row["name"] == setting.name]
-        axes.plot(
-            [int(row["epoch"]) for row in own], [float(row["accuracy"]) for row in own], marker=".", label=setting.name
-        )
+        axes.plot(range(1, EPOCHS + 1), [float(row["accuracy"]) for row in own], marker=".", label=setting.name)
     axes.axhline(CHANCE, color="C3", linestyle=":", label="chance")
-    axes.set(title="The same network from two starts", xlabel="epoch", ylabel="test accuracy (%)", ylim=0)
+    axes.set(title="The same network with two initialisations", xlabel="epoch", ylabel="test accuracy (%)", ylim=0)
     axes.grid(alpha=0.3)
     axes.legend()
-    with utils.replacing(FIGURE) as new:
-        figure.savefig(new)
+    figure.savefig(FIGURE)
     plt.close(figure)
 
 
 if __name__ == "__main__":
-    one_thread()
-    rows = read(CSV)
+    torch.set_num_threads(1)
     for setting in SETTINGS:
-        if setting.name not in {row["name"] for row in rows}:
-            rows += curve(setting)
-            write(CSV, rows)
+        if setting.name not in {row["name"] for row in read(CSV)}:
+            append(CSV, curve(setting))
     draw()

@@ -1,15 +1,15 @@
 """What the experiments share: the networks that they compare, one training, and a table that grows.
 
-A ``Setting`` names everything in which two trainings may differ. ``run`` trains one
-of them with the loops of ``utils.py``; ``run_all`` trains many side by side, one
-core each, and adds a line to a CSV as each ends, so that a stopped experiment
-goes on where it was.
+A ``Setting`` names everything in which two trainings may differ. ``run`` trains one of them with
+the loops of ``utils.py``. ``run_all`` trains many, one core each, and appends a line to a CSV as
+each ends, so that a stopped experiment resumes.
 """
 
 import contextlib
 import csv
 import itertools
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,13 +18,14 @@ from multiprocessing import get_context
 import torch
 import torch.nn.functional as F
 from torch import nn
+from tqdm import tqdm
 
 import utils
 from model9 import Blur, Ultimus, UltimusNet
 
 EPOCHS = 24
 CHANCE = 10  # per cent, of ten classes
-COLLAPSED = 20  # an accuracy (%) below it: the network has fallen, or all but fallen, to chance
+COLLAPSED = 20  # a run with less accuracy (%) is collapsed
 
 
 class OverTheBatch(Ultimus):
@@ -41,7 +42,7 @@ class OverTheBatch(Ultimus):
 
 
 class OverQueries(Ultimus):
-    """The softmax over i, the axis of Z's sum, so that the weights on the values add up to one (before 1/sqrt(8))."""
+    """The softmax over i, over which Z sums: the weights of the values add up to 1/sqrt(8)."""
 
     def attend(self, x):
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
@@ -50,7 +51,7 @@ class OverQueries(Ultimus):
 
 
 class Residual(Ultimus):
-    """x + block(x): outside the assignment, to see what it is worth."""
+    """x + block(x), which is outside the assignment."""
 
     def forward(self, x):
         return x + super().forward(x)
@@ -98,36 +99,20 @@ def crop_and_flip(padding):
     return lambda images: utils.random_flip(utils.random_crop(images, padding))
 
 
-def stem(pools, blurs=(), dilation=1):
-    """What changes a network's stem: the pools, what halves the sides behind the first two, the last one's dilation."""
-
-    def change(model):
-        for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
-            part.pool, part.blur = pool, blur
-        model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
-
-    return change
-
-
 def wide_max(size, stride=1):
-    """A max-pool that keeps an image's sides, or divides them by its stride."""
+    """A max-pool that keeps the sides of an image, or divides them by its stride."""
     return nn.MaxPool2d(size, stride, size // 2)
 
 
 SMALL, BLURS = nn.MaxPool2d(2, 1), (Blur(16), Blur(32))
-STEMS = {  # what each does to a new UltimusNet
-    "ours": lambda model: None,
-    "stride 1": stem(3 * [nn.Identity()]),
-    "max-pools": stem([wide_max(3, 2), wide_max(3, 2), wide_max(5)]),
-    "average pools 3x3": stem([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(3, 2, 1)], dilation=2),
-    "average pools 2x2": stem([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(2)], dilation=2),
-    "max 3x3": stem([wide_max(3), wide_max(3), wide_max(5)], BLURS, dilation=2),
-    "last 5x5, no dilation": stem([SMALL, SMALL, wide_max(5)], BLURS),
-    "last 7x7, no dilation": stem([SMALL, SMALL, wide_max(7)], BLURS),
+STEMS = {  # pools, what halves the sides after the first two, dilation of the last convolution
+    "stride 1": (3 * [nn.Identity()], (), 1),
+    "max-pools": ([wide_max(3, 2), wide_max(3, 2), wide_max(5)], (), 1),
+    "average pools 3x3": ([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(3, 2, 1)], 2),
+    "max 3x3": ([wide_max(3), wide_max(3), wide_max(5)], BLURS, 2),
+    "last 5x5, no dilation": ([SMALL, SMALL, wide_max(5)], BLURS, 1),
 }
-ATTENTIONS = {"per image": Ultimus, "per batch": OverTheBatch, "over i": OverQueries}
-INITS = ("projection", "default")  # ours, PyTorch's
-DETAILS = ("ours", "published")
+BLOCKS = {"ultimus": Ultimus, "over the batch": OverTheBatch, "over queries": OverQueries, "residual": Residual}
 AUGMENTATIONS = {
     "crop and flip": utils.augment,
     "crop by 1 and flip": crop_and_flip(1),
@@ -139,60 +124,48 @@ AUGMENTATIONS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """One training. The defaults are those of the notebook.
-
-    Raises:
-        ValueError: a choice that there isn't, with those that there are.
-    """
+    """One training. The defaults are those of the notebook."""
 
     name: str
     stem: str = "ours"
-    attention: str = "per image"
-    init: str = "projection"
+    head: str = "ultimus"  # of BLOCKS; or, in place of the blocks, "linear", "MLP" or "narrow MLP"
+    blocks: int = 4
+    init: str = "projection"  # or "default": PyTorch's
     c: float = 0.25  # of the projection
-    details: str = "ours"  # "published": biases where it has them, and Adam's beta1 cycled against the rate
+    details: str = "ours"  # "published": its biases, and Adam's beta1 cycled against the rate
     batch_size: int = 128
     max_lr: float = 0.01
-    block_rate: float = 0.1  # of max_lr, for the blocks
+    block_rate: float = 0.1  # the learning rate of the blocks, as a share of the others'
     augment: str = "crop and flip"
-    blocks: int = 4
-    residual: bool = False
-    bottleneck: bool = False  # the linear map 48 > 8 > 48 that ours starts as, in place of the blocks
-
-    def __post_init__(self):
-        for field, choices in CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise ValueError(f"{self.name}: no {field} {getattr(self, field)!r}; there are {', '.join(choices)}")
-        if self.blocks not in range(100):
-            raise ValueError(f"{self.name}: {self.blocks!r} blocks; their number is meant")
-        if self.residual and self.attention != "per image" or self.bottleneck and self.blocks:
-            raise ValueError(f"{self.name}: residuals go with attention per image, the bottleneck with no blocks")
-        if self.details == "published" and self.stem != "stride 1":
-            raise ValueError(f"{self.name}: the published details go with the stem of stride 1")
-
-
-CHOICES = dict(stem=STEMS, attention=ATTENTIONS, init=INITS, details=DETAILS, augment=AUGMENTATIONS)
 
 
 def build(setting):
     """The network of a setting."""
     model = UltimusNet()
-    STEMS[setting.stem](model)
-    block = Residual if setting.residual else ATTENTIONS[setting.attention]
+    if setting.stem != "ours":
+        pools, blurs, dilation = STEMS[setting.stem]
+        for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
+            part.pool, part.blur = pool, blur
+        model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
+    block = BLOCKS.get(setting.head, Ultimus)
     model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
-    model.start_as_projection(setting.c)
+    model.init_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
-    if setting.attention == "over i":  # the softmaxes carry the mean, too
+    if setting.head == "over queries":  # the softmax carries the mean, too
         for block in model.blocks:
             nn.init.zeros_(block.value.weight)
-    if setting.bottleneck:
+    if setting.head == "linear":  # the projection as which ours is initialised
         model.blocks = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 48))
         for layer, weight in zip(model.blocks, (basis, basis.T)):
             layer.weight.data.copy_(weight)
             nn.init.zeros_(layer.bias)
     elif setting.blocks == 0:
         model.blocks = nn.Sequential()
-        model.fc.reset_parameters()  # no eight directions to begin with
+        model.fc.reset_parameters()  # it has no eight directions to read
+    if setting.head in ("MLP", "narrow MLP"):
+        out = [nn.Linear(64, 48)] if setting.head == "MLP" else [nn.Linear(64, 8), nn.Linear(8, 48)]
+        model.blocks = nn.Sequential(nn.Linear(48, 64), nn.BatchNorm1d(64), nn.ReLU(), *out)
+        model.fc.reset_parameters()  # again, as in the runs of ablation.csv
     if setting.init == "default":
         model = utils.with_default_init(model)
     if setting.details == "published":
@@ -215,7 +188,7 @@ def real_cifar10():
     """``utils.load_cifar10``, silent, and never the stand-in."""
     with quiet():
         data = utils.load_cifar10()
-    if data.note:
+    if utils.stand_in_note():
         raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
     return data
 
@@ -228,8 +201,8 @@ def splits(data, validation):
     return [(data.train_images[part], data.train_labels[part]) for part in (order[:45_000], order[45_000:])]
 
 
-def prepare(setting, seed, validation=False):
-    """All that a training of one setting under one seed wants.
+def prepare(setting, seed, validation=False, device=None):
+    """Everything for a training of one setting under one seed.
 
     Args:
         validation: train on 45,000 and measure on 5,000 training images, to choose settings.
@@ -240,7 +213,7 @@ def prepare(setting, seed, validation=False):
     """
     training, held_out = splits(real_cifar10(), validation)
     utils.seed_everything(seed)
-    device = utils.pick_device()
+    device = device or utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer = utils.adam(model)
@@ -258,10 +231,10 @@ def run(setting, seed, validation=False, stop=EPOCHS):
         stop: leave the 24-epoch schedule after this many epochs.
 
     Returns:
-        A dict: the setting, seed, parameters; training and held-out accuracy in %, the latter
-        also "mirrored" (``utils.predict_mirrored``); seconds a training epoch; and directions:
-        how many singular values of d logits / dX exceed a hundredth of the largest, for 512
-        held-out images (empty where the images of a batch are mixed).
+        A dict: the setting, seed, parameters; training and held-out accuracy in %, the latter also
+        "mirrored" (``utils.predict_mirrored``); effective_rank, the number of singular values of
+        d logits / dX above a hundredth of the largest, for 512 held-out images (empty where the
+        images of a batch are mixed); seconds a training epoch.
     """
     training, held_out = prepare(setting, seed, validation)
     model, device = training[:2]
@@ -274,97 +247,61 @@ def run(setting, seed, validation=False, stop=EPOCHS):
         except FloatingPointError:  # the network that is left is measured all the same
             train_accuracy = float("nan")
     seconds = (time.perf_counter() - started) / epoch
-
-    def accuracy(scores, labels):
-        return 100 * (scores.argmax(1) == labels).float().mean().item()
-
-    directions = ""
-    if setting.attention != "per batch":
-        spectrum = utils.head_spectrum(model, utils.normalize(held_out.images[:512]))
-        directions = sum(value > 0.01 * spectrum[0] for value in spectrum)
+    rank = ""
+    if setting.head != "over the batch":
+        spectrum = utils.spectrum(model, utils.normalize(held_out.images[:512]))
+        rank = sum(value > 0.01 * spectrum[0] for value in spectrum)
     return asdict(setting) | dict(
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
         train_accuracy=round(train_accuracy, 2),
-        accuracy=round(accuracy(*utils.predict(model, device, held_out)), 2),
-        mirrored=round(accuracy(*utils.predict_mirrored(model, device, held_out)), 2),
-        directions=directions,
+        accuracy=round(utils.accuracy(*utils.predict(model, device, held_out)), 2),
+        mirrored=round(utils.accuracy(*utils.predict_mirrored(model, device, held_out)), 2),
+        effective_rank=rank,
         seconds=round(seconds, 1),
     )
 
 
-def one_thread():
-    """What each run of ``run_all`` has; another number of threads rounds, and so ends, otherwise."""
-    torch.set_num_threads(1)
-
-
-def estimate(jobs, stop=EPOCHS, **_):
-    """Seconds that the jobs will take on one core, from two timed steps of each setting."""
-    threads = torch.get_num_threads()
-    one_thread()
-    images, labels = torch.randn(512, 3, 32, 32), torch.randint(10, (512,))
-    seconds = {}
-    for setting in {setting for setting, _ in jobs}:
-        model = build(setting).to(memory_format=torch.channels_last)
-        for _ in range(2):  # the first is the warm-up
-            started = time.perf_counter()
-            F.cross_entropy(model(images), labels).backward()
-            seconds[setting] = (time.perf_counter() - started) * 50_000 / len(images)
-    torch.set_num_threads(threads)
-    return sum(stop * seconds[setting] for setting, _ in jobs)
-
-
 def known(row):
-    """By what a run is known, as text: its whole setting and its seed."""
+    """What identifies a run: its whole setting and its seed, as text."""
     return tuple(str(row[field]) for field in (*Setting.__dataclass_fields__, "seed"))
 
 
 def run_all(path, jobs, **options):
-    """Run the jobs that the CSV at ``path`` doesn't hold yet, one a core, and add a line for each.
+    """Run the jobs that the CSV at ``path`` does not have yet, one a core, and append a line for each.
 
     Args:
         jobs: (Setting, seed) pairs, in the order in which they are started.
         options: passed to ``run``.
     """
-    rows = read(path)
-    if rows and not Setting.__dataclass_fields__.keys() <= rows[0].keys():
-        raise ValueError(f"{path} lacks columns that a setting has: its runs are another version's, move it away")
-    done = {known(row) for row in rows}
+    done = {known(row) for row in read(path)}
     jobs = [(setting, seed) for setting, seed in jobs if known(asdict(setting) | {"seed": seed}) not in done]
-    workers = 1 if utils.pick_device().type == "cuda" else cores()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = 1 if utils.pick_device().type == "cuda" else cores
     print(f"{path.name}: {len(done)} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
-    if jobs:
-        minutes = estimate(jobs, **options) / workers / 60
-        print(f"about {minutes:.0f} minutes, by the time of a few steps of each", flush=True)
-    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=one_thread) as pool:
+    with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(run, setting, seed, **options) for setting, seed in jobs]
-        for number, future in enumerate(as_completed(futures), start=1):
-            if future.exception():  # raised at the end: the other runs are kept
-                print(f"[{number}/{len(jobs)}] failed: {future.exception()!r}", flush=True)
-                continue
-            row = future.result()
-            write(path, [*read(path), row])
-            print(f"[{number}/{len(jobs)}] {row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", flush=True)
+        for future in tqdm(as_completed(futures), total=len(jobs), file=sys.stdout):  # tells the time that is left
+            if not future.exception():
+                append(path, [row := future.result()])
+                tqdm.write(f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", file=sys.stdout)
     for future in futures:
-        future.result()
-
-
-def cores():
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        future.result()  # raises what stopped a run, after the others are kept
 
 
 def read(path):
-    """The rows of a CSV that ``write`` wrote, all values as text; none if it isn't there yet."""
+    """The rows of a CSV, all values as text; none if it is not there yet."""
     if not path.exists():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
-def write(path, rows):
-    """Write rows, dicts of the same keys, to a CSV; an older one stays whole until the new one is."""
-    with utils.replacing(path) as new, open(new, "w", newline="", encoding="utf-8") as file:
+def append(path, rows):
+    """Append rows, dicts of the same keys, to a CSV; a new file gets a header."""
+    new = not path.exists()
+    with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
+        if new:
+            writer.writeheader()
         writer.writerows(rows)

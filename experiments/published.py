@@ -11,7 +11,6 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-import utils
 from experiments.harness import CHANCE, read
 
 CSV = Path(__file__).with_name("published.csv")
@@ -53,8 +52,7 @@ def draw():
     axes.set_xlabel("test accuracy of each public solution (%)", fontsize=16)
     axes.tick_params(labelsize=15)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    with utils.replacing(FIGURE) as new:
-        figure.savefig(new)
+    figure.savefig(FIGURE)
     plt.close(figure)
 
 

@@ -8,29 +8,23 @@ import matplotlib  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+import utils  # noqa: E402
+from model9 import UltimusNet  # noqa: E402
+
 matplotlib.use("Agg")
 
 
 @pytest.fixture(autouse=True)
-def no_proxy(monkeypatch):
-    """No proxy of whoever runs the tests catches what goes to this machine."""
+def surroundings(monkeypatch, tmp_path):
+    """No proxy catches what goes to this machine, and each test has an output folder of its own."""
     monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_marked():
-    """No mark of the data or the training is left for another test."""
-    import utils
-
-    yield
-    utils.MARKS.clear()
+    monkeypatch.setattr(utils, "WORKING_FOLDER", tmp_path)
+    monkeypatch.setattr(utils, "output", tmp_path)
 
 
 @pytest.fixture
 def small():
-    """96 images of random pixels, six batches of 16, and Batches of them for training and test."""
-    import utils
-
+    """96 images of random pixels: Batches of 16 for training and for the test."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
     labels = torch.arange(96) % 10
@@ -42,11 +36,8 @@ def small():
 
 @pytest.fixture
 def training(small):
-    """A new network with all that ``utils.fit`` wants for two epochs: fit(*training)."""
-    import utils
-    from model9 import UltimusNet
-
+    """A new network with everything that ``utils.fit`` takes for two epochs, the history last."""
     utils.seed_everything(0)
     model = UltimusNet()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6), 2
+    optimizer = utils.adam(model)
+    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6), 2, []
