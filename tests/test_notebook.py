@@ -18,7 +18,6 @@ import PIL.Image
 import pytest
 import torch
 from nbclient import NotebookClient
-from nbconvert import HTMLExporter
 
 import utils
 from experiments import ablation, collapse, curves, published, tuning
@@ -60,18 +59,11 @@ def test_the_page_has_no_widget_no_escape_code_no_carriage_return_and_no_error_s
     assert all(output.name == "stdout" for output in streams)
     assert not any(c in output.text for output in streams for c in "\r\x1b\b")
     assert not any("widget" in kind for output in outputs for kind in output.get("data", {}))
-    page, _ = HTMLExporter().from_notebook_node(notebook)
-    assert '<script type="application/vnd.jupyter.widget' not in page and "\r" not in page
-
-
-def test_the_training_log_has_one_line_an_epoch(notebook):
-    (log,) = [o.text for c in code_cells(notebook) for o in c.outputs if "EPOCH: 1 " in o.get("text", "")]
-    steps = -(-50_000 // ablation.OURS.batch_size)
-    assert [log.count(part) for part in ("EPOCH: ", f"| {steps}/{steps} [", "Test set: ")] == 3 * [EPOCHS]
 
 
 def test_the_notebook_is_short_its_set_up_too_and_its_figures_are_the_saved_ones(notebook):
     assert NOTEBOOK.stat().st_size < 3_000_000 and len(notebook.cells) <= 36
+    assert notebook.metadata.accelerator == "GPU"  # for Colab
     assert len(code_cells(notebook)[0].source.splitlines()) <= 16
     assert all(len(cell.source.splitlines()) <= 20 for cell in code_cells(notebook))
     names = "augmented_samples block_spectra lr_finder lr_schedule test_train_loss_accuracy misclassified_imgs"
@@ -79,11 +71,6 @@ def test_the_notebook_is_short_its_set_up_too_and_its_figures_are_the_saved_ones
     for shown, name in zip(pictures(notebook), names, strict=True):
         shown = matplotlib.image.imread(io.BytesIO(base64.b64decode(shown)))
         assert np.array_equal(matplotlib.image.imread(ROOT / "images" / f"{name}.png"), shown), name
-
-
-def test_the_notebook_asks_colab_for_a_gpu_and_has_a_badge(notebook):
-    assert notebook.metadata.accelerator == "GPU"
-    assert "colab.research.google.com/github/shreyash-99/EVA8/blob/" in notebook.cells[0].source
 
 
 def test_the_settings_stand_in_the_cell_that_papermill_changes_and_are_those_of_the_experiments(notebook):
@@ -104,11 +91,10 @@ def test_the_measured_parts_of_the_readmes_are_the_measured_ones():
     assert all(f"<!-- {name} -->" in README + TABLES for name in texts)
 
 
-def test_a_notebook_without_a_whole_training_on_cifar10_is_refused():
-    text = NOTEBOOK.read_text(encoding="utf-8")
-    for old, new in (("EPOCH: 24 ", "EPOCH: 24 \\nTest set: "), ("EPOCH: 1 ", "[synthetic stand-in]\\nEPOCH: 1 ")):
-        with pytest.raises(ValueError, match="log of 24 epochs on CIFAR-10"):
-            parts(json.loads(text.replace(old, new)))
+def test_a_notebook_that_ran_on_the_stand_in_fills_no_readme():
+    text = NOTEBOOK.read_text(encoding="utf-8").replace("EPOCH: 1 ", "[synthetic stand-in]\\nEPOCH: 1 ")
+    with pytest.raises(ValueError, match="no log of 24 epochs on CIFAR-10"):
+        parts(json.loads(text))
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)

@@ -1,4 +1,4 @@
-"""What a user relies on in the figures: they explain themselves, are saved, and are marked where they must be."""
+"""What a user relies on in the measurements and the figures."""
 
 import io
 
@@ -9,65 +9,57 @@ import torch
 import utils
 from model9 import UltimusNet
 
+CPU = torch.device("cpu")
 HISTORY = [
     dict(epoch=e, lr=0.01, train_loss=2 / e, train_accuracy=10 * e, test_loss=3 / e, test_accuracy=9 * e, seconds=1)
     for e in range(1, 5)
 ]
 
 
-def figures(small):
-    """One figure of each kind, by the file that it is saved to."""
+@pytest.fixture
+def model():
+    """A new network whose BatchNorm has seen images, in training mode."""
     torch.manual_seed(0)
-    model, (train_batches, test_batches) = UltimusNet(), small
-    images, labels = test_batches.images, test_batches.labels
-    sample, predicted = utils.normalize(images[:16]), (labels + 1) % 10
-    return {
-        "augmented_samples.png": utils.plot_samples(train_batches),
-        "lr_finder.png": utils.find_lr(model, train_batches, 0.015, 0.2, steps=10),
+    model = UltimusNet()
+    with torch.no_grad():
+        model(torch.randn(64, 3, 32, 32))
+    return model
+
+
+@pytest.mark.parametrize("data", ["CIFAR-10", utils.STAND_IN])
+def test_every_figure_explains_itself_says_if_it_is_of_the_stand_in_and_is_saved_as_shown(model, small, data):
+    utils.output /= data
+    images, labels = small[1].images, small[1].labels
+    predicted = (labels + 1) % 10
+    figures = {
+        "augmented_samples.png": utils.plot_samples(small[0]),
+        "lr_finder.png": utils.find_lr(model, small[0], 0.015, 0.2, steps=10),
         "lr_schedule.png": utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2),
         "test_train_loss_accuracy.png": utils.plot_history(HISTORY),
         "misclassified_imgs.png": utils.plot_misclassified(images, labels, predicted),
         "confusion_matrix.png": utils.plot_confusion(labels, predicted),
         "attention_maps.png": utils.plot_attention(model, images[:3], labels[:3]),
-        "block_spectra.png": utils.plot_blocks({"ours": model}, sample),
+        "block_spectra.png": utils.plot_blocks({"ours": model}, utils.normalize(images[:16])),
     }
-
-
-def texts(figure):
-    return [t.get_text() for t in figure.findobj(plt.Text)]
-
-
-def test_every_figure_has_a_title_and_labelled_axes_and_is_saved(small):
-    for name, figure in figures(small).items():
+    for name, figure in figures.items():
         plots = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
         assert figure.get_suptitle() or all(axes.get_title() for axes in plots), name
-        for axes in plots:
-            assert axes.get_xlabel() and axes.get_ylabel(), name
-        assert (utils.output / "images" / name).stat().st_size > 5_000
+        assert all(axes.get_xlabel() and axes.get_ylabel() for axes in plots), name
+        marks = [text for text in figure.findobj(plt.Text) if "stand-in" in text.get_text()]
+        assert len(marks) == (data == utils.STAND_IN), name
         shown = io.BytesIO()
         figure.savefig(shown, bbox_inches="tight")  # as a notebook does
         assert shown.getvalue() == (utils.output / "images" / name).read_bytes(), name
-        assert not any("stand-in" in text for text in texts(figure))
     assert plt.get_fignums() == []  # nothing left that a notebook would show twice
 
 
-def test_every_figure_made_from_the_stand_in_says_so(small):
-    utils.output = utils.output / utils.STAND_IN
-    for name, figure in figures(small).items():
-        assert "[synthetic stand-in]" in texts(figure), name
-
-
-def test_training_and_test_curves_share_their_axes_and_show_the_history():
-    loss, accuracy = utils.plot_history(HISTORY).axes
-    for axes in (loss, accuracy):
+def test_curves_show_the_history_and_the_policy_with_the_blocks_own_rate():
+    for axes, quantity in zip(utils.plot_history(HISTORY).axes, ("loss", "accuracy")):
         assert [line.get_label() for line in axes.lines] == ["train", "test"]
-    assert list(loss.lines[1].get_ydata()) == [row["test_loss"] for row in HISTORY]
-    assert list(accuracy.lines[0].get_ydata()) == [row["train_accuracy"] for row in HISTORY]
-
-
-def test_the_schedules_curves_count_epochs_and_show_the_blocks_own_rate():
+        for line in axes.lines:
+            assert list(line.get_ydata()) == [row[f"{line.get_label()}_{quantity}"] for row in HISTORY]
     others, blocks = utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2).axes[0].lines
-    assert others.get_xdata()[10] == 1 and len(others.get_ydata()) == 20
+    assert others.get_xdata()[10] == 1 and list(others.get_ydata()) == utils.learning_rates(2, 10)
     assert blocks.get_ydata() == pytest.approx(0.2 * others.get_ydata())
 
 
@@ -82,40 +74,47 @@ def test_misclassified_images_are_wrong_ones_and_named(small):
 
 
 def test_the_confusion_matrix_counts_actual_against_predicted():
-    figure = utils.plot_confusion(torch.tensor([0, 0, 3]), torch.tensor([0, 5, 5]))
-    counts = figure.axes[0].images[0].get_array()
+    counts = utils.plot_confusion(torch.tensor([0, 0, 3]), torch.tensor([0, 5, 5])).axes[0].images[0].get_array()
     assert counts[0, 0] == counts[0, 5] == counts[3, 5] == 1 and counts.sum() == 3
 
 
-def test_the_attention_maps_shown_are_those_of_the_images_on_a_scale_with_uniform_in_its_middle(small):
-    torch.manual_seed(0)
-    model = UltimusNet().eval()
+def test_the_attention_maps_are_those_of_the_images_on_a_scale_with_uniform_in_its_middle(model, small):
     images, labels = small[1].images[:2], small[1].labels[:2]
-    grid = utils.plot_attention(model, images, labels).axes[:10]
-    x = model.blocks[0](model.features(utils.normalize(images)))
-    shown = grid[5 + 2].images[0]  # second image, second block
+    shown = utils.plot_attention(model, images, labels).axes[5 + 2].images[0]  # second image, second block
+    x = model.eval().blocks[0](model.features(utils.normalize(images)))
     torch.testing.assert_close(torch.tensor(shown.get_array()), model.blocks[1].attend(x)[0][1].detach())
     assert sum(shown.get_clim()) / 2 == pytest.approx(1 / 8 / 8**0.5)
 
 
-def test_the_spectrum_is_that_of_the_map_from_x_to_the_logits():
-    torch.manual_seed(0)
-    model, images = UltimusNet().eval(), torch.randn(4, 3, 32, 32)
-    head = torch.nn.Sequential(model.blocks, model.fc)
-    jacobians = [torch.autograd.functional.jacobian(head, x) for x in model.features(images).detach()]
-    expected = torch.stack([torch.linalg.svdvals(j - j.mean(0))[:9] for j in jacobians]).mean(0)
-    torch.testing.assert_close(torch.tensor(utils.spectrum(model, images)), expected, atol=1e-5, rtol=1e-4)
+def test_the_spectrum_is_that_of_the_softmaxs_input_and_the_model_is_left_alone(model):
+    images = torch.randn(8, 3, 32, 32)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    values, _ = utils.spectrum(model, images), utils.plot_blocks({"ours": model}, images)
+    assert model.training and all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+    def centred(x):  # (48,) to (10,): the softmax does not see the mean of the logits
+        logits = model.fc(model.blocks(x))
+        return logits - logits.mean()
+
+    jacobians = [torch.autograd.functional.jacobian(centred, x) for x in model.eval().features(images).detach()]
+    expected = torch.stack([torch.linalg.svdvals(jacobian)[:9] for jacobian in jacobians]).mean(0)
+    torch.testing.assert_close(torch.tensor(values), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_is_not(small):
-    torch.manual_seed(0)
-    model, cpu = UltimusNet(), torch.device("cpu")
-    model(torch.randn(64, 3, 32, 32))  # BatchNorm learns its statistics
+def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_is_not(model, small):
     bent = utils.with_default_init(model)
     for block in bent.blocks:
         block.key.weight.data *= 30
         block.out.weight.data *= 30
     model.blocks = torch.nn.Identity()
-    linear, other = (utils.linear_share(net, cpu, small[1], small[1]) for net in (model, bent))
-    assert linear == pytest.approx((1, utils.test(model, cpu, small[1])[1]), abs=1e-3)
-    assert other[0] < 0.99
+    r2, accuracy = utils.linear_share(model, CPU, small[1], small[1])
+    assert r2 == pytest.approx(1, abs=1e-3) and accuracy == pytest.approx(utils.test(model, CPU, small[1])[1])
+    assert utils.linear_share(bent, CPU, small[1], small[1])[0] < 0.99
+
+
+def test_a_mirrored_prediction_is_the_mean_over_each_image_and_its_mirror_image(model, small):
+    scores, labels = utils.predict_mirrored(model, CPU, small[1])
+    images = utils.normalize(small[1].images)
+    expected = (model(images).softmax(1) + model(images.flip(3)).softmax(1)) / 2  # still in eval mode
+    torch.testing.assert_close(scores, expected.detach())
+    assert torch.equal(labels, small[1].labels)
