@@ -154,14 +154,13 @@ def parts(notebook):
     gaps = []
     for name, label in zip(["ours", *list(STEPS)[6:8]], ("the four blocks", "the MLP", "the MLP through 8 numbers")):
         test, training_gap = (gap(rows, name, "no blocks", column) for column in ("accuracy", "train_accuracy"))
-        gaps.append(f"{label} {test} on the test set, {training_gap} in training")
+        gaps.append(f"{label} {test}, in training {training_gap}")
     return {
         "headline": f"**{spread(values(rows, 'ours'))} % on CIFAR-10's test set** (mean ± standard deviation of five "
         f"seeds), {spread(values(rows, 'ours', 'mirrored'))} % when the prediction is averaged over each test image "
         "and its mirror image.",
         "steps": table(["network and training", "test accuracy (%):", "runs:"], steps),
-        "blocks": "Accuracy against the network without blocks, in points (difference ± standard error): "
-        f"{'; '.join(gaps)}.",
+        "blocks": f"Points against the network without blocks (difference ± standard error): {'; '.join(gaps)}.",
         "linear": f"For the trained network of the notebook, the best linear map from X to the logits explains {r2} "
         f"of their variance. This map alone has {linear} % test accuracy.",
         "others": others(rows, f"{seconds:.1f} ({device})"),
