@@ -12,6 +12,7 @@ import utils  # noqa: E402
 from model9 import UltimusNet  # noqa: E402
 
 matplotlib.use("Agg")
+torch.set_num_threads(1)  # as fast for little data, and far faster when the cores have other work
 
 
 @pytest.fixture(autouse=True)

@@ -87,6 +87,7 @@ def test_the_attention_maps_are_those_of_the_images_on_a_scale_with_uniform_in_i
 
 
 def test_the_spectrum_is_that_of_the_softmaxs_input_and_the_model_is_left_alone(model):
+    model.fc.reset_parameters()  # else its logits have the mean zero
     images = torch.randn(8, 3, 32, 32)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     values, _ = utils.spectrum(model, images), utils.plot_blocks({"ours": model}, images)
@@ -106,6 +107,7 @@ def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_i
     for block in bent.blocks:
         block.key.weight.data *= 30
         block.out.weight.data *= 30
+    bent.fc.bias.data += 100  # which explains no difference between images
     model.blocks = torch.nn.Identity()
     r2, accuracy = utils.linear_share(model, CPU, small[1], small[1])
     assert r2 == pytest.approx(1, abs=1e-3) and accuracy == pytest.approx(utils.test(model, CPU, small[1])[1])
