@@ -94,11 +94,6 @@ def published_augmentation(images):
     return utils.random_flip(images.round().clamp(0, 255).to(torch.uint8))
 
 
-def crop_and_flip(padding):
-    """``utils.augment`` with another border, in pixels."""
-    return lambda images: utils.random_flip(utils.random_crop(images, padding))
-
-
 def wide_max(size, stride=1):
     """A max-pool that keeps the sides of an image, or divides them by its stride."""
     return nn.MaxPool2d(size, stride, size // 2)
@@ -115,8 +110,8 @@ STEMS = {  # pools, what halves the sides after the first two, dilation of the l
 BLOCKS = {"ultimus": Ultimus, "over the batch": OverTheBatch, "over queries": OverQueries, "residual": Residual}
 AUGMENTATIONS = {
     "crop and flip": utils.augment,
-    "crop by 1 and flip": crop_and_flip(1),
-    "crop by 4 and flip": crop_and_flip(4),
+    "crop by 1 and flip": lambda images: utils.random_flip(utils.random_crop(images, 1)),
+    "crop by 4 and flip": lambda images: utils.random_flip(utils.random_crop(images, 4)),
     "none": None,
     "published": published_augmentation,
 }
@@ -147,7 +142,7 @@ def build(setting):
         for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
             part.pool, part.blur = pool, blur
         model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
-    block = BLOCKS.get(setting.head, Ultimus)
+    block = BLOCKS[setting.head] if setting.blocks else Ultimus
     model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
     model.init_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
