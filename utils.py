@@ -429,9 +429,9 @@ def differences(model, images):
     return [(x - x.mean(0)) @ directions.T for x in block_outputs(model, images)]
 
 
-def remaining_variance(model, images):
-    """The variance between images (``differences``) before the blocks and after each, as a share of the first."""
-    variances = [difference.square().sum().item() for difference in differences(model, images)]
+def remaining_variance(passed):
+    """The variance between images of each of the ``differences``, as a share of the first."""
+    variances = [difference.square().sum().item() for difference in passed]
     return [variance / variances[0] for variance in variances]
 
 
@@ -512,8 +512,8 @@ def plot_blocks(networks, images):
     """What new blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
     figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
     for name, model in networks.items():
-        before, *_, after = differences(model, images)
-        values, shares = spectrum(model, images), remaining_variance(model, images)
+        before, *_, after = passed = differences(model, images)
+        values, shares = spectrum(model, images), remaining_variance(passed)
         panels[0].plot(before.flatten().cpu(), after.flatten().cpu(), ".", markersize=2, label=name)
         panels[1].semilogy(range(len(shares)), shares, marker="o", label=name)
         panels[2].semilogy(range(1, 10), np.array(values) / values[0], marker="o", label=name)

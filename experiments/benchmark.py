@@ -80,7 +80,8 @@ def main():
     parser.add_argument("--device", default=utils.pick_device().type)
     device = torch.device(parser.parse_args().device)
 
-    (model, _, batches, optimizer, scheduler), _ = training = prepare(OURS, seed=1, device=device)
+    training, _ = prepare(OURS, seed=1, device=device)
+    model, _, batches, optimizer, scheduler = training
     images, labels = next(iter(batches))
     per_image = transforms.Compose(
         [
@@ -94,7 +95,7 @@ def main():
     loader = DataLoader(dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
     ways = {
         "a usual": lambda: usual(model, device, loader, optimizer, scheduler),
-        "b ours": lambda: utils.train(*training[0], 1),
+        "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
         "c floor": lambda: floor(model, optimizer, images, labels, len(batches)),
     }
     for way in ("b ours", "c floor"):  # warm-up
@@ -113,8 +114,8 @@ def main():
         print(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
     print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (each repetition's ratio, their median)\n")
 
-    training, _ = prepare(PUBLISHED, seed=1, device=device)
-    epochs = [seconds(lambda: utils.train(*training, 1), device) for _ in range(3)]
+    published, _ = prepare(PUBLISHED, seed=1, device=device)
+    epochs = [seconds(lambda: utils.train(*published, 1), device) for _ in range(3)]
     print(f"the published system: {statistics.median(epochs):.1f} s an epoch")
 
 

@@ -84,8 +84,8 @@ def test_a_new_network_passes_on_the_images_and_the_gradient_and_pytorchs_defaul
     assert x.min() >= 0 and x.mean() > 0.3  # all channels share much
     before, after = projected(ours, x - x.mean(0)), ours.blocks(x)
     assert (after - after.mean(0) - before).norm() < 0.15 * before.norm()
-    shares = utils.remaining_variance(default, images)
-    assert min(utils.remaining_variance(ours, images)) > 0.9
+    shares = utils.remaining_variance(utils.differences(default, images))
+    assert min(utils.remaining_variance(utils.differences(ours, images))) > 0.9
     assert shares == sorted(shares, reverse=True) and shares[4] < 1e-8
     for net in (ours, default):
         F.cross_entropy(net(images), torch.arange(64) % 10).backward()
