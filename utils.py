@@ -337,14 +337,14 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             correct += (logits.detach().argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean, accuracy = total.item() / seen, 100 * correct.item() / seen
+                mean, percent = total.item() / seen, 100 * correct.item() / seen
                 if not math.isfinite(mean):
                     raise FloatingPointError(
                         f"the loss is {mean} in epoch {epoch} by step {step} of {len(batches)}, at LR {lr:.6g}: "
                         "lower max_lr, or look for NaN or infinite values in the images"
                     )
-                bar.set_description(f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={accuracy:.2f}%", refresh=False)
-    return mean, accuracy
+                bar.set_description(f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False)
+    return mean, percent
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
     python -m experiments.ablation [ROW ...]
 
-Runs the rows named (default: all) that ablation.csv does not have yet, then draws images/ablation.png.
+Runs the rows named (default: all) that ablation.csv does not have yet. Trains once more with each of
+two initialisations for curves.csv, if it is not there. Draws images/ablation.png and images/curves.png.
 """
 
 import sys
@@ -10,11 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import torch
 
-from experiments.harness import CHANCE, Setting, read, run_all
+import utils
+from experiments.harness import CHANCE, EPOCHS, Setting, append, prepare, quiet, read, run_all, values
 
-CSV = Path(__file__).with_name("ablation.csv")
-FIGURE = Path(__file__).parents[1] / "images" / "ablation.png"
+CSV, CURVES = (Path(__file__).with_name(name) for name in ("ablation.csv", "curves.csv"))
+IMAGES = Path(__file__).parents[1] / "images"
 
 OURS = Setting("ours")
 PUBLISHED = Setting(
@@ -54,22 +57,43 @@ ORDER = [
 SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
 SEEDS |= {OURS.name: 5, BARE.name: 5}
 JOBS = [(setting, seed) for seed in range(1, 6) for setting in ORDER[::-1] if seed <= SEEDS.get(setting.name, 3)]
+INITIALISATIONS = {"our initialisation": OURS, "PyTorch's initialisation": replace(OURS, init="default")}
 
 
-def draw():
+def curve(name):
+    """Train with one of the initialisations under seed 1: a dict of name, epoch and test accuracy (%) an epoch."""
+    (model, device, batches, *rest), held_out = prepare(INITIALISATIONS[name], seed=1)
+    history = []
+    with quiet():
+        utils.fit(model, device, batches, held_out, *rest, EPOCHS, history)
+    return [dict(name=name, epoch=row["epoch"], accuracy=round(row["test_accuracy"], 2)) for row in history]
+
+
+def draw(images=IMAGES):
     """Every run in ablation.csv as a dot, a row of dots for each setting."""
-    rows = read(CSV)
-    runs = {s.name: [float(r["accuracy"]) for r in rows if r["name"] == s.name] for s in ORDER}
-    runs = {name: values for name, values in runs.items() if values}
-    figure, axes = plt.subplots(figsize=(8, 0.36 * len(runs) + 1), layout="constrained")
-    for height, (name, values) in enumerate(runs.items()):
-        axes.plot(values, [height] * len(values), "o", color="C0" if name == OURS.name else "C7", alpha=0.6)
-    axes.set_yticks(range(len(runs)), runs)
-    axes.set_ylim(len(runs) - 0.5, -0.5)
+    figure, axes = plt.subplots(figsize=(8, 0.36 * len(ORDER) + 1), layout="constrained")
+    for height, setting in enumerate(ORDER):
+        runs = values(read(CSV), setting.name)
+        axes.plot(runs, [height] * len(runs), "o", color="C0" if setting == OURS else "C7", alpha=0.6)
+    axes.set_yticks(range(len(ORDER)), [setting.name for setting in ORDER])
+    axes.set_ylim(len(ORDER) - 0.5, -0.5)
     axes.set_xlim(left=CHANCE)
     axes.grid(alpha=0.3)
     axes.set_xlabel("test accuracy (%), one dot a run")
-    figure.savefig(FIGURE)
+    figure.savefig(images / "ablation.png")
+    plt.close(figure)
+
+
+def draw_curves(images=IMAGES):
+    """The curves of curves.csv on one axis."""
+    figure, axes = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for name in INITIALISATIONS:
+        axes.plot(range(1, EPOCHS + 1), values(read(CURVES), name), marker=".", label=name)
+    axes.axhline(CHANCE, color="C3", linestyle=":", label="chance")
+    axes.set(title="The same network with two initialisations", xlabel="epoch", ylabel="test accuracy (%)", ylim=0)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(images / "curves.png")
     plt.close(figure)
 
 
@@ -77,4 +101,8 @@ if __name__ == "__main__":
     if unknown := set(sys.argv[1:]) - {setting.name for setting in ORDER}:
         sys.exit(f"no row named {', '.join(unknown)}; the rows are: {', '.join(s.name for s in ORDER)}")
     run_all(CSV, [job for job in JOBS if job[0].name in sys.argv[1:] or not sys.argv[1:]])
+    if not CURVES.exists():
+        torch.set_num_threads(1)
+        append(CURVES, [row for name in INITIALISATIONS for row in curve(name)])
     draw()
+    draw_curves()

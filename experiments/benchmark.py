@@ -83,14 +83,8 @@ def main():
     training, _ = prepare(OURS, seed=1, device=device)
     model, _, batches, optimizer, scheduler = training
     images, labels = next(iter(batches))
-    per_image = transforms.Compose(
-        [
-            transforms.RandomCrop(32, padding=2, padding_mode="reflect"),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(utils.MEAN, utils.STD),
-        ]
-    )
+    augmentation = [transforms.RandomCrop(32, padding=2, padding_mode="reflect"), transforms.RandomHorizontalFlip()]
+    per_image = transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(utils.MEAN, utils.STD)])
     dataset = CIFAR10(os.environ.get("CIFAR10_ROOT") or "data", transform=per_image)
     loader = DataLoader(dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
     ways = {

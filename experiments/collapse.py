@@ -16,13 +16,11 @@ import matplotlib.pyplot as plt
 import torch
 
 import utils
-from experiments.harness import Setting, append, prepare, quiet, read, run_all
+from experiments.ablation import IMAGES, OURS
+from experiments.harness import append, prepare, quiet, read, run_all
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
-FIGURE = Path(__file__).parents[1] / "images" / "collapse.png"
-
-OURS = Setting("ours")
 STOP = 8
 SEEDS = {1: 10, 3: 3, 4.5: 3, 6: 3}  # max_lr as a multiple of ours: number of seeds
 JOBS = [
@@ -63,7 +61,7 @@ def trace(setting, seed):
     return rows
 
 
-def draw():
+def draw(images=IMAGES):
     """Loss, spread of Z and saturation of AM over the epochs, from collapse_trace.csv."""
     rows = read(TRACE)
     epochs = [float(row["epoch"]) for row in rows]
@@ -79,7 +77,7 @@ def draw():
     for axes in panels[1:]:
         axes.legend()
     figure.suptitle(f"{WATCHED[0].name} ({WATCHED[0].max_lr:g}), seed {WATCHED[1]}")
-    figure.savefig(FIGURE)
+    figure.savefig(images / "collapse.png")
     plt.close(figure)
 
 

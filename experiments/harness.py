@@ -179,15 +179,6 @@ def quiet():
         yield
 
 
-def real_cifar10():
-    """``utils.load_cifar10``, silent, and never the stand-in."""
-    with quiet():
-        data = utils.load_cifar10()
-    if utils.stand_in_note():
-        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
-    return data
-
-
 def splits(data, validation):
     """Training and held-out (images, labels): the test set, or the last 5,000 of a fixed shuffle of the others."""
     if not validation:
@@ -205,8 +196,15 @@ def prepare(setting, seed, validation=False, device=None):
     Returns:
         (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``,
         and the held-out batches.
+
+    Raises:
+        RuntimeError: there is only the stand-in.
     """
-    training, held_out = splits(real_cifar10(), validation)
+    with quiet():
+        data = utils.load_cifar10()
+    if utils.stand_in_note():
+        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
+    training, held_out = splits(data, validation)
     utils.seed_everything(seed)
     device = device or utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)
@@ -290,6 +288,12 @@ def read(path):
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
+
+
+def values(rows, name, column="accuracy"):
+    """A column of the rows of this name, in the order of their seeds."""
+    rows = sorted((row for row in rows if row["name"] == name), key=lambda row: int(row.get("seed", 0)))
+    return [float(row[column]) for row in rows if row[column]]
 
 
 def append(path, rows):

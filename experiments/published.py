@@ -11,38 +11,32 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.harness import CHANCE, read
+from experiments.ablation import CSV as ABLATION
+from experiments.ablation import IMAGES
+from experiments.harness import CHANCE, read, values
 
 CSV = Path(__file__).with_name("published.csv")
-ABLATION = Path(__file__).with_name("ablation.csv")
-FIGURE = Path(__file__).parents[1] / "images" / "published.png"
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
 NAMED = ["shreyash-99", "MPGarg", "abhyuditjain", "ajinkyakhadilkar"]  # from the left, so that no line crosses a name
 
 
-def stack(values):
-    """The level of each value's dot: the lowest at which it overlaps no earlier one."""
-    levels = []
-    for value in values:
-        taken = {level for level, other in zip(levels, values) if abs(value - other) < DOT}
-        levels.append(next(level for level in range(len(values)) if level not in taken))
-    return levels
-
-
-def draw():
+def draw(images=IMAGES):
     """Every solution of published.csv as a dot over its test accuracy at the end, and the mean of ours."""
-    ours = statistics.mean(float(row["accuracy"]) for row in read(ABLATION) if row["name"] == "ours")
+    ours = statistics.mean(values(read(ABLATION), "ours"))
     rows = sorted(read(CSV), key=lambda row: -float(row["accuracy"]))
-    values = [float(row["accuracy"]) for row in rows]
-    levels = stack(values)
+    field = [float(row["accuracy"]) for row in rows]
+    levels = []  # of each dot, the lowest at which it overlaps no earlier one
+    for value in field:
+        taken = {level for level, other in zip(levels, field) if abs(value - other) < DOT}
+        levels.append(min(set(range(len(field))) - taken))
     figure, axes = plt.subplots(figsize=(8, 3), layout="constrained")
-    axes.plot(values, levels, "o", color="C7", markersize=12)
+    axes.plot(field, levels, "o", color="C7", markersize=12)
     axes.plot(ours, 0, "o", color="C0", markersize=16)
     axes.text(ours, 0.7, f"ours\n{ours:.2f}", ha="center", fontsize=18, color="C0", weight="bold")
-    heap = sum(abs(value - CHANCE) < 1 for value in values)
+    heap = sum(abs(value - CHANCE) < 1 for value in field)
     axes.axvline(CHANCE, color="C3", linestyle=":", zorder=0)
-    axes.text(CHANCE + 2, heap - 1, f"chance: {heap} of {len(values)}", va="center", fontsize=16, color="C3")
-    for row, value, level in zip(rows, values, levels):
+    axes.text(CHANCE + 2, heap - 1, f"chance: {heap} of {len(field)}", va="center", fontsize=16, color="C3")
+    for row, value, level in zip(rows, field, levels):
         owner = row["repository"].split("/")[0]
         if owner in NAMED:
             height = heap - 1 - 1.5 * NAMED.index(owner)
@@ -52,7 +46,7 @@ def draw():
     axes.set_xlabel("test accuracy of each public solution (%)", fontsize=16)
     axes.tick_params(labelsize=15)
     axes.spines[["left", "top", "right"]].set_visible(False)
-    figure.savefig(FIGURE)
+    figure.savefig(images / "published.png")
     plt.close(figure)
 
 

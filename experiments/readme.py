@@ -13,8 +13,8 @@ import statistics
 from pathlib import Path
 
 import utils
-from experiments import ablation, collapse, curves, published, tuning
-from experiments.harness import COLLAPSED, EPOCHS, read
+from experiments import ablation, collapse, published, tuning
+from experiments.harness import COLLAPSED, EPOCHS, read, values
 
 ROOT = Path(__file__).parents[1]
 READMES = ROOT / "README.md", ROOT / "experiments" / "README.md"
@@ -52,12 +52,6 @@ def printed(notebook):
     return ["".join("".join(out.get("text", "")) for out in cell["outputs"]) for cell in cells]
 
 
-def values(rows, name, column="accuracy"):
-    """A column of a setting's runs in the rows of a CSV, in the order of the seeds."""
-    rows = [row for row in rows if row["name"] == name]
-    return [float(row[column]) for row in sorted(rows, key=lambda row: int(row["seed"])) if row[column]]
-
-
 def listed(numbers, digits=2):
     return ", ".join(f"{number:.{digits}f}" for number in numbers)
 
@@ -84,10 +78,10 @@ def between(numbers):
 def ladder(rows):
     lines = []
     for setting in ablation.ORDER:
-        accuracies, training = values(rows, setting.name), values(rows, setting.name, "train_accuracy")
-        ranks = values(rows, setting.name, "effective_rank")
-        lines.append([setting.name, spread(accuracies), f"{statistics.mean(training):.1f}", str(len(accuracies))])
-        lines[-1].append(between(ranks) if ranks else "")
+        columns = ("accuracy", "train_accuracy", "effective_rank")
+        test, training, ranks = (values(rows, setting.name, column) for column in columns)
+        mean = f"{statistics.mean(training):.1f}"
+        lines.append([setting.name, spread(test), mean, str(len(test)), between(ranks) if ranks else ""])
     return table(["network and training", "test accuracy (%):", "training (%):", "runs:", "effective rank:"], lines)
 
 
@@ -113,9 +107,7 @@ def trials():
     rows, lines = read(tuning.CSV), []
     for setting in tuning.SETTINGS:
         plain, mirrored = values(rows, setting.name), values(rows, setting.name, "mirrored")
-        lines.append(
-            [setting.name, listed(plain), listed([statistics.mean(plain)]), listed([statistics.mean(mirrored)])]
-        )
+        lines.append([setting.name, listed(plain), *(f"{statistics.mean(runs):.2f}" for runs in (plain, mirrored))])
     return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
 
 
@@ -149,7 +141,7 @@ def parts(notebook):
     device = re.search(r"^torch \S+, (.*);", benchmark)[1]
     seconds, theirs = (float(re.search(p, benchmark)[1]) for p in (r"b ours \| ([\d.]+)", r"system: ([\d.]+) s"))
     rows = read(ablation.CSV)
-    first, second = [float(r["accuracy"]) for r in read(curves.CSV) if r["name"] == curves.SETTINGS[0].name][:2]
+    first, second, *_ = values(read(ablation.CURVES), "our initialisation")
     steps = [[label, spread(values(rows, name)), str(len(values(rows, name)))] for name, label in STEPS.items()]
     gaps = []
     for name, label in zip(["ours", *list(STEPS)[6:8]], ("the four blocks", "the MLP", "the MLP through 8 numbers")):

@@ -1,13 +1,12 @@
 """What a user relies on in the experiments: they compare what they name, and go on where they were stopped."""
 
-import importlib
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
 import utils
-from experiments import ablation, curves, harness, tuning
+from experiments import ablation, collapse, harness, published, tuning
 from experiments.harness import Setting, build, run_all
 
 
@@ -106,25 +105,24 @@ def test_the_experiments_refuse_the_stand_in(monkeypatch):
         harness.prepare(ablation.OURS, seed=1)
 
 
-@pytest.mark.parametrize("name", ["ablation", "collapse", "curves", "published"])
-def test_every_figure_is_drawn_anew_from_the_committed_tables(name, tmp_path, monkeypatch):
-    module = importlib.import_module(f"experiments.{name}")
-    monkeypatch.setattr(module, "FIGURE", tmp_path / "figure.png")
-    module.draw()
-    assert (tmp_path / "figure.png").stat().st_size > 5_000
+@pytest.mark.parametrize("draw", [ablation.draw, ablation.draw_curves, collapse.draw, published.draw])
+def test_every_figure_is_drawn_anew_from_the_committed_tables(draw, tmp_path):
+    draw(tmp_path)
+    (figure,) = tmp_path.iterdir()
+    assert figure.stat().st_size > 5_000 and (ablation.IMAGES / figure.name).exists()
 
 
 def test_the_curves_cross_after_thirteen_epochs_and_end_where_the_ablations_runs_do():
-    rows = harness.read(curves.CSV)
-    ours, other = ([float(r["accuracy"]) for r in rows if r["name"] == setting.name] for setting in curves.SETTINGS)
+    ours, other = (harness.values(harness.read(ablation.CURVES), name) for name in ablation.INITIALISATIONS)
     assert next(epoch for epoch, accuracy in enumerate(other, start=1) if accuracy >= ours[0]) == 13
-    runs = {row["name"]: float(row["accuracy"]) for row in harness.read(ablation.CSV) if row["seed"] == "1"}
-    assert (ours[-1], other[-1]) == (runs["ours"], runs["ours with PyTorch's initialisation"])
+    first = [
+        harness.values(harness.read(ablation.CSV), f"ours{end}")[0] for end in ("", " with PyTorch's initialisation")
+    ]
+    assert [ours[-1], other[-1]] == first
 
 
-@pytest.mark.parametrize("name", ["ablation", "collapse", "tuning"])
-def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other(name):
-    module = importlib.import_module(f"experiments.{name}")
+@pytest.mark.parametrize("module", [ablation, collapse, tuning])
+def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other(module):
     runs = [harness.known(row) for row in harness.read(module.CSV)]
     jobs = {harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in module.JOBS}
     assert len(runs) == len(jobs) and set(runs) == jobs

@@ -5,8 +5,6 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import utils
 from model9 import Ultimus, UltimusNet
@@ -38,23 +36,13 @@ def test_shapes_and_parameter_counts_are_the_assignments(net):
     assert net.blocks[0](torch.randn(5, 48)).shape == (5, 48)
 
 
-@settings(max_examples=10, deadline=None)
-@given(st.integers(1, 9), st.randoms(use_true_random=False), st.floats(0.1, 10))
-def test_an_images_logits_never_depend_on_the_batch(count, random, scale):
-    torch.manual_seed(0)
-    net, images = UltimusNet().eval(), scale * torch.randn(count, 3, 32, 32)
-    order = random.sample(range(count), count)
+@pytest.mark.parametrize("count, scale", [(1, 1), (2, 10), (9, 0.1)])
+def test_an_images_logits_never_depend_on_the_batch(net, count, scale):
+    images, order = scale * torch.randn(count, 3, 32, 32), torch.randperm(count)
+    net.eval()
     with torch.no_grad():
         alone = torch.cat([net(image[None]) for image in images])
         torch.testing.assert_close(net(images[order]), alone[order], atol=1e-5, rtol=1e-5)
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.floats(-1e6, 1e6), st.integers(0, 1000))
-def test_rows_of_the_attention_sum_to_one_over_sqrt_8_without_overflow(scale, seed):
-    torch.manual_seed(seed)
-    sums = Ultimus().attend(scale * torch.randn(3, 48))[0].sum(dim=2)
-    torch.testing.assert_close(sums, torch.full((3, 8), 1 / math.sqrt(8)))
 
 
 def projected(net, x):
@@ -119,11 +107,6 @@ def test_images_of_a_wrong_shape_or_not_normalised_are_refused_with_what_is_want
         with pytest.raises(ValueError, match=r"wants normalised float images of shape \(batch, 3, 32, 32\)") as error:
             net(images)
         assert f"{images.dtype} images of shape {tuple(images.shape)}" in str(error.value)
-
-
-def test_a_batch_of_one_image_trains(net):
-    net(torch.randn(1, 3, 32, 32)).sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
 def test_a_pixel_of_the_last_map_sees_windows_of_48_x_48_pixels(net):

@@ -20,9 +20,9 @@ import torch
 from nbclient import NotebookClient
 
 import utils
-from experiments import ablation, collapse, curves, published, tuning
-from experiments.harness import CHANCE, COLLAPSED, EPOCHS, read
-from experiments.readme import READMES, fill, gap, parts, values
+from experiments import ablation, collapse, published, tuning
+from experiments.harness import CHANCE, COLLAPSED, EPOCHS, read, values
+from experiments.readme import READMES, fill, gap, parts
 from model9 import UltimusNet
 
 ROOT = Path(__file__).parents[1]
@@ -47,14 +47,11 @@ def pictures(notebook):
 # --- the page --------------------------------------------------------------------
 
 
-def test_every_cell_was_executed_in_order_without_an_error(notebook):
+def test_every_cell_was_executed_in_order_without_error_stream_widget_escape_code_or_carriage_return(notebook):
     cells = code_cells(notebook)
+    outputs = [output for cell in cells for output in cell.outputs]
     assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not any(output.output_type == "error" for cell in cells for output in cell.outputs)
-
-
-def test_the_page_has_no_widget_no_escape_code_no_carriage_return_and_no_error_stream(notebook):
-    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    assert not any(output.output_type == "error" for output in outputs)
     streams = [output for output in outputs if output.output_type == "stream"]
     assert all(output.name == "stdout" for output in streams)
     assert not any(c in output.text for output in streams for c in "\r\x1b\b")
@@ -155,7 +152,7 @@ def test_the_collapses_are_what_the_tables_say():
 
 
 def test_ours_passes_the_published_solution_in_its_first_epoch_and_the_best_in_its_second():
-    first, second = [float(r["accuracy"]) for r in read(curves.CSV) if r["name"] == curves.SETTINGS[0].name][:2]
+    first, second, *_ = values(read(ablation.CURVES), "our initialisation")
     field = sorted(float(row["accuracy"]) for row in read(published.CSV))
     assert first > 40.19 and second > field[-1] and len(field) == 26
     assert sum(abs(value - CHANCE) < 1 for value in field) == 9
@@ -227,14 +224,13 @@ def put(folder, text=None):
         (folder / name).write_text(text or (ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
 
 
-@pytest.fixture(params=["ours"])
-def repository(tmp_path, request):
-    """What stands at the address: our files, or somebody else's."""
-    put(tmp_path / "EVA8" / "Session_9_Assignment", None if request.param == "ours" else "raise SystemExit\n")
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-C", tmp_path / "EVA8"]
+def repository(folder, text=None):
+    """What stands at the address: our files, or two of somebody else's."""
+    put(folder / "Session_9_Assignment", text)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.com", "-C", folder]
     for command in (["init", "-q"], ["add", "-A"], ["commit", "-q", "-m", "hand in"]):
         subprocess.run([*git, *command], check=True)
-    return tmp_path / "EVA8"
+    return folder
 
 
 @pytest.fixture
@@ -247,11 +243,11 @@ def content(tmp_path):
 
 @pytest.mark.parametrize("place, times", [("colab", 2), ("kaggle", 1)])
 def test_alone_on_colab_or_kaggle_the_notebook_fetches_its_files_and_uses_no_others(
-    notebook, repository, content, place, times
+    notebook, tmp_path, content, place, times
 ):
-    for _ in range(2 if place == "colab" else 1):  # the second time after a restart
-        result = set_up(notebook, content, repository, place, times)
-        folder = content / "ultimus-cifar10" / "Session_9_Assignment"
+    address, folder = repository(tmp_path / "EVA8"), content / "ultimus-cifar10" / "Session_9_Assignment"
+    for _ in range(times):  # the second time after a restart
+        result = set_up(notebook, content, address, place, times)
         assert result["error"] is None and result["cwd"] == str(folder)
         assert result["files"] == [str(folder / "model9.py"), str(folder / "utils.py")]
         assert result["installs"] == times * ["install -q --no-deps torchsummary torch-lr-finder"]
@@ -263,15 +259,13 @@ def test_beside_its_files_the_notebook_fetches_and_installs_nothing(notebook, tm
     assert result["error"] is None and result["cwd"] == str(tmp_path) and result["installs"] == []
 
 
-@pytest.mark.parametrize("repository", ["theirs"], indirect=True)
-@pytest.mark.parametrize("place", ["foreign files", "no network", "elsewhere"])
-def test_without_its_files_the_set_up_says_what_to_do_and_that_helps(notebook, repository, content, place):
-    address = "nowhere" if place == "no network" else repository
-    arguments = address, "elsewhere" if place == "elsewhere" else "colab"
-    result = set_up(notebook, content, *arguments)
+@pytest.mark.parametrize("address, place", [("EVA8", "colab"), ("nowhere", "colab"), ("EVA8", "elsewhere")])
+def test_without_its_files_the_set_up_says_what_to_do_and_that_helps(notebook, tmp_path, content, address, place):
+    repository(tmp_path / "EVA8", "raise SystemExit\n")
+    result = set_up(notebook, content, tmp_path / address, place)
     assert "put both beside the notebook" in result["error"] and "run this cell again" in result["error"]
     put(content)
-    assert set_up(notebook, content, *arguments)["error"] is None
+    assert set_up(notebook, content, tmp_path / address, place)["error"] is None
 
 
 # --- all cells, on little data -------------------------------------------------------
@@ -279,23 +273,23 @@ def test_without_its_files_the_set_up_says_what_to_do_and_that_helps(notebook, r
 SMALL = """
 images, labels = torch.randint(0, 256, (96, 3, 32, 32), dtype=torch.uint8), torch.arange(96) % 10
 utils.load_cifar10 = lambda: utils.Images(images, labels, images, labels)
-utils.output = utils.Path({!r})
 EPOCHS, BATCH_SIZE = 2, 16
 """
 
 
-def test_run_all_shows_and_saves_every_figure_and_the_training_gives_the_same_log_again(
-    notebook, tmp_path, monkeypatch
-):
+def test_run_all_shows_and_saves_every_figure_and_the_training_gives_the_same_log_again(notebook, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "agg")  # as clusters and container images set it
     small = copy.deepcopy(notebook)
     small.cells = code_cells(small)
     (settings,) = [i for i, cell in enumerate(small.cells) if "parameters" in cell.metadata.get("tags", [])]
-    small.cells[settings].source += SMALL.format(str(tmp_path))
+    small.cells[settings].source += SMALL
     small.cells.append(next(copy.deepcopy(cell) for cell in small.cells if "utils.fit(" in cell.source))
+    small.cells.append(nbformat.v4.new_code_cell("print(utils.output)"))
     NotebookClient(small, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    assert len(pictures(small)) == len(list((tmp_path / "images").iterdir())) == 8
-    assert (tmp_path / "ultimus.pt").exists()
+    folder = Path(small.cells[-1].outputs[0].text.strip())
+    assert folder.name.startswith("ultimus-")  # under pytest, so also under --nbval: the committed files stay
+    assert len(pictures(small)) == len(list((folder / "images").iterdir())) == 8
+    assert (folder / "ultimus.pt").exists()
     logs = ["".join(o.text for o in cell.outputs) for cell in small.cells if "utils.fit(" in cell.source]
     first, second = (re.findall(r"Test set: .*", log) for log in logs)
     assert first == second and len(first) == 2
