@@ -498,7 +498,7 @@ def _show_image(axes, image, title=""):
 
 def plot_samples(batches):
     """Four training images, each with seven draws of the batches' augmentation."""
-    figure, grid = plt.subplots(4, 8, figsize=(9, 5), layout="constrained")
+    figure, grid = plt.subplots(4, 8, figsize=(7, 4), layout="constrained")
     for row, image, label in zip(grid, batches.images, batches.labels):
         draws = batches.transform(image.expand(7, -1, -1, -1))
         _show_image(row[0], image, f"{CLASSES[label]}: original")
@@ -510,20 +510,20 @@ def plot_samples(batches):
 
 def plot_blocks(networks, images):
     """What new blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
-    figure, panels = plt.subplots(1, 3, figsize=(12, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
     for name, model in networks.items():
         before, *_, after = passed = differences(model, images)
         values, shares = spectrum(model, images), remaining_variance(passed)
         panels[0].plot(before.flatten().cpu(), after.flatten().cpu(), ".", markersize=2, label=name)
         panels[1].semilogy(range(len(shares)), shares, marker="o", label=name)
         panels[2].semilogy(range(1, 10), np.array(values) / values[0], marker="o", label=name)
-    panels[0].set(title="Differences between images", xlabel="before the blocks", ylabel="after four blocks")
-    panels[1].set(title="Variance between images that remains", xlabel="after block", ylabel="share")
-    panels[2].set(title="Singular values from X to the logits", xlabel="index", ylabel="relative to the largest")
-    panels[2].set_ylim(bottom=1e-6)  # below is rounding
+    panels[0].set(title="Differences\nbetween images", xlabel="before the blocks", ylabel="after four blocks")
+    panels[1].set(title="Variance between\nimages that remains", xlabel="after block", ylabel="share")
+    panels[2].set(title="Singular values\nfrom X to the logits", xlabel="index", ylabel="relative to the largest")
+    panels[2].set(ylim=(1e-6, None), xticks=range(1, 10, 2))  # below is rounding
     for axes in panels:
         axes.grid(alpha=0.3)
-    panels[0].legend(markerscale=5)
+    figure.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(networks))
     return _save(figure, "block_spectra.png")
 
 
@@ -540,7 +540,7 @@ def plot_schedule(rates, steps_per_epoch, block_rate):
 
 def plot_history(history):
     """Training and test loss on one axis, training and test accuracy on another."""
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, quantity, unit in zip(panels, ("loss", "accuracy"), ("", " (%)")):
         for split in ("train", "test"):
@@ -554,7 +554,7 @@ def plot_history(history):
 def plot_misclassified(images, labels, predicted):
     """The first 20 images (uint8) whose predicted class is not the actual one."""
     wrong = (predicted != labels).nonzero().flatten()[:20]
-    figure, grid = plt.subplots(4, 5, figsize=(9, 8.5), layout="constrained")
+    figure, grid = plt.subplots(4, 5, figsize=(7, 7), layout="constrained")
     for axes in grid.flat:
         axes.axis("off")
     for axes, i in zip(grid.flat, wrong):
@@ -587,7 +587,7 @@ def plot_attention(model, images, labels):
     low, high = min(am.min().item() for am in maps), max(am.max().item() for am in maps)
     reach = max(uniform - low, high - uniform)
     rows, columns = len(images), 1 + len(maps)
-    figure, grid = plt.subplots(rows, columns, figsize=(1.9 * columns, 2 * rows), layout="constrained")
+    figure, grid = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):

@@ -21,7 +21,7 @@ IMAGES = Path(__file__).parents[1] / "images"
 
 OURS = Setting("ours")
 PUBLISHED = Setting(
-    "published solution, to the letter",
+    "published solution rebuilt",
     stem="stride 1",
     head="over the batch",
     init="default",

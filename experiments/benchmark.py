@@ -106,7 +106,7 @@ def main():
     for way in ways:
         median = statistics.median(times[way])
         print(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
-    print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (each repetition's ratio, their median)\n")
+    print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (medians of the ratios in each repetition)\n")
 
     published, _ = prepare(PUBLISHED, seed=1, device=device)
     epochs = [seconds(lambda: utils.train(*published, 1), device) for _ in range(3)]

@@ -65,17 +65,16 @@ def draw(images=IMAGES):
     """Loss, spread of Z and saturation of AM over the epochs, from collapse_trace.csv."""
     rows = read(TRACE)
     epochs = [float(row["epoch"]) for row in rows]
-    figure, panels = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    figure, panels = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
     panels[0].semilogy(epochs, [float(row["loss"]) for row in rows])
     for number in range(1, 5):
         panels[1].semilogy(epochs, [float(row[f"spread {number}"]) for row in rows], label=f"block {number}")
         panels[2].plot(epochs, [float(row[f"saturation {number}"]) for row in rows], label=f"block {number}")
     panels[2].axhline(1 / 8, color="C7", linestyle=":", label="uniform")
     panels[0].set(title="Training loss", xlabel="epoch", ylabel="loss")
-    panels[1].set(title="Spread of Z over the images", xlabel="epoch", ylabel="standard deviation")
-    panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="largest share in a row, mean", ylim=(0, 1))
-    for axes in panels[1:]:
-        axes.legend()
+    panels[1].set(title="Spread of Z", xlabel="epoch", ylabel="standard deviation")
+    panels[2].set(title="Saturation of AM", xlabel="epoch", ylabel="mean of the largest share", ylim=(0, 1))
+    figure.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=5)
     figure.suptitle(f"{WATCHED[0].name} ({WATCHED[0].max_lr:g}), seed {WATCHED[1]}")
     figure.savefig(images / "collapse.png")
     plt.close(figure)
