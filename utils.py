@@ -1,21 +1,26 @@
 """Everything around the network: data and transforms, training, measurements, plots."""
 
+import os
+
+# libgomp: a thread of PyTorch that waits for another holds its core for milliseconds, which stalls both where other
+# programs want that core (measured in experiments/README.md). Only what is set before the import of torch counts.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
 import contextlib
 import copy
 import ctypes
 import functools
+import http.client
 import io
 import math
-import os
-import random
 import re
 import socket
 import sys
-import tempfile
 import time
 import warnings
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 from unittest import mock
 
 import matplotlib.pyplot as plt
@@ -27,72 +32,55 @@ from torch import nn
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
-# ------------------------------------------------------------------------------
-# 1. Data
-# ------------------------------------------------------------------------------
+# --- 1. Data --------------------------------------------------------------------------------------
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)  # of CIFAR-10's training images, pixels scaled to [0, 1]
 STD = (0.2470, 0.2435, 0.2616)
-STAND_IN = "synthetic stand-in"
 TIMEOUT = 30  # seconds to wait for a silent server
-
-# Where figures and weights go. Tests leave the working folder alone; the notebook's kernel inherits the variable.
-WORKING_FOLDER = Path(tempfile.mkdtemp(prefix="ultimus-") if "PYTEST_CURRENT_TEST" in os.environ else ".")
-output = WORKING_FOLDER
+STAND_IN = "synthetic stand-in"
+on_stand_in = False  # set by load_cifar10; read by output_folder, fit and _save
 
 
-def stand_in_note():
-    """What logs and figures say of their data: nothing for CIFAR-10."""
-    return f"[{STAND_IN}]" if output.name == STAND_IN else ""
+# CIFAR-10 in memory: images, uint8 (N, 3, 32, 32), and labels, int64 (N,)
+Images = namedtuple("Images", "train_images train_labels test_images test_labels")
 
 
-class Images(NamedTuple):
-    """CIFAR-10 in memory: images, uint8 (N, 3, 32, 32), and labels, int64 (N,)."""
-
-    train_images: torch.Tensor
-    train_labels: torch.Tensor
-    test_images: torch.Tensor
-    test_labels: torch.Tensor
+def output_folder(name=""):
+    """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder; for the stand-in, in one of its own."""
+    folder = Path(os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
-def load_cifar10(root=None):
-    """Load CIFAR-10, or download it where it is missing or damaged.
+def load_cifar10():
+    """Load CIFAR-10 as ``Images``, 50,000 for training and 10,000 for the test. Download what is missing or damaged.
 
-    If that fails, a synthetic stand-in of the same shapes takes its place. A banner, the log and
-    each figure say so, and ``output`` becomes a folder of its own: no figure or weight of
-    CIFAR-10 is overwritten.
-
-    Args:
-        root: folder of ``cifar-10-batches-py``. Default: the environment variable
-            ``CIFAR10_ROOT``, else ``data``.
-
-    Returns:
-        ``Images``: 50,000 for training and 10,000 for the test.
+    The folder of ``cifar-10-batches-py`` is the environment variable ``CIFAR10_ROOT``, else ``data``. If the data
+    cannot be had, a synthetic stand-in takes their place. A banner, the log and each figure say so.
     """
-    global output
-    root = Path(root or os.environ.get("CIFAR10_ROOT") or "data").expanduser()
+    global on_stand_in
+    root = Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
         with contextlib.redirect_stderr(sys.stdout):  # the bar, which is no error
             splits = CIFAR10(root, download=True), CIFAR10(root, train=False)
-    except Exception as error:  # of many kinds: no network, a proxy's page, a broken archive, a full disk
-        output = WORKING_FOLDER / STAND_IN
+    except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:  # network, disk, archive, proxy
+        on_stand_in, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
             f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. No accuracy below says anything about CIFAR-10.\n"
             f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n"
-            f"{type(error).__name__}: {error}\n"
-            f"Remove this cause, or unpack the archive into {root} yourself. Then run again.\n{'*' * 88}"
+            f"{type(error).__name__}: {error}\nRemove this cause, or unpack the archive into {root}. Then run again.\n"
+            f"{'*' * 88}"
         )
-        data, source = stand_in(), f"{STAND_IN} (made here)"
     else:
-        output = WORKING_FOLDER
-        tensors = [(torch.from_numpy(s.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(s.targets)) for s in splits]
-        data, source = Images(*tensors[0], *tensors[1]), f"CIFAR-10 ({root})"
+        on_stand_in, source = False, f"CIFAR-10 ({root})"
+        images = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
+        labels = [torch.tensor(split.targets) for split in splits]
+        data = Images(images[0], labels[0], images[1], labels[1])
     finally:
         socket.setdefaulttimeout(timeout)
-    output.mkdir(exist_ok=True)
     print(f"{source}: {len(data.train_images):,} training and {len(data.test_images):,} test images")
     return data
 
@@ -102,21 +90,26 @@ def stand_in():
     generator = torch.Generator().manual_seed(0)
     coarse = torch.randn(10, 3, 6, 6, generator=generator)
     patterns = F.interpolate(coarse, size=32, mode="bicubic").mul(30).short()  # (10, 3, 32, 32)
-
-    def make(count):
-        labels = torch.randint(10, (count,), generator=generator)
-        noise = torch.randint(-90, 91, (count, 3, 32, 32), generator=generator, dtype=torch.int16)
-        return noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8), labels
-
-    return Images(*make(50_000), *make(10_000))
+    labels = torch.randint(10, (60_000,), generator=generator)
+    noise = torch.randint(-90, 91, (60_000, 3, 32, 32), generator=generator, dtype=torch.int16)
+    images = noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8)
+    return Images(images[:50_000], labels[:50_000], images[50_000:], labels[50_000:])
 
 
 def load_picture(path):
-    """Read a picture file of any size as the network's input: its central square, uint8 (1, 3, 32, 32)."""
-    picture = ImageOps.exif_transpose(Image.open(path))  # a phone may store it sideways, with a tag
+    """Read a picture file of any size as the network's input: its central square, uint8 (1, 3, 32, 32).
+
+    Raises ValueError: the pixels are floats or 32-bit integers, so the range of their values is not known.
+    """
+    picture = Image.open(path)
+    if picture.mode == "F" or picture.mode == "I" and picture.format != "PNG":
+        raise ValueError(f"{path}: the range of its pixels is not known; save it with 8 or 16 bits a channel")
+    picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
     if picture.mode.startswith("I"):  # 16 bits a pixel, which ``convert`` would clip to white
         picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
-    picture = ImageOps.fit(picture.convert("RGB"), (32, 32), Image.Resampling.BILINEAR)
+    white = Image.new("RGBA", picture.size, "white")  # behind transparent pixels, as viewers show them
+    picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
+    picture = ImageOps.fit(picture, (32, 32), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
@@ -141,11 +134,7 @@ def augment(images):
 
 
 def normalize(images):
-    """uint8 (B, 3, H, W) to float32 with CIFAR-10's mean 0 and standard deviation 1 per channel.
-
-    Raises:
-        TypeError: the images are not uint8, so that the range of their values is not known.
-    """
+    """uint8 (B, 3, H, W) to float32 of CIFAR-10's mean 0 and standard deviation 1 a channel. TypeError: not uint8."""
     if images.dtype != torch.uint8:
         raise TypeError(f"got {images.dtype} images; normalize wants uint8 pixels from 0 to 255")
     mean, std = _statistics(images.device)
@@ -160,25 +149,21 @@ def _statistics(device):
 class Batches:
     """Batches of normalised images, augmented and normalised on one device, where they stay as bytes.
 
-    This spares the workers and copies of a DataLoader (an idea of airbench,
-    https://github.com/KellerJordan/cifar10-airbench).
+    No workers and no copies of a DataLoader: an idea of https://github.com/KellerJordan/cifar10-airbench.
 
     Args:
-        images, labels: uint8 (N, 3, 32, 32) and int64 (N,).
+        images, labels: uint8 (N, 3, 32, 32) and int64 (N,); ValueError without a label for each image.
         device: where the images are kept and the batches come out.
-        batch_size: images a batch; the last one may be smaller.
-        shuffle: draw the images in a new random order each time.
-        transform: maps a batch of uint8 images to another, ``augment`` for training.
-
-    Raises:
-        ValueError: no images, or not as many labels as images.
+        batch_size, shuffle: images a batch, the last one may have fewer; draw them in a new random order each time.
+        transform: maps a batch of uint8 images to another; ``augment`` for training.
     """
 
     def __init__(self, images, labels, device="cpu", batch_size=512, shuffle=False, transform=None):
         if len(images) == 0 or len(images) != len(labels):
             raise ValueError(f"got {len(images)} images and {len(labels)} labels; Batches wants one label an image")
         self.images, self.labels = images.to(device), labels.to(device)
-        self.batch_size, self.shuffle, self.transform = batch_size, shuffle, transform
+        self.batch_size, self.shuffle = batch_size, shuffle
+        self.transform = transform or (lambda images: images)
 
     def __len__(self):
         return math.ceil(len(self.images) / self.batch_size)
@@ -189,19 +174,10 @@ class Batches:
         order = torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
         for batch in order.split(self.batch_size):
             images = self.images.index_select(0, batch)  # a tenth of the time of images[batch] on a CPU
-            yield normalize(self.transform(images) if self.transform else images), self.labels[batch]
+            yield normalize(self.transform(images)), self.labels[batch]
 
 
-# ------------------------------------------------------------------------------
-# 2. Training
-# ------------------------------------------------------------------------------
-
-
-def seed_everything(seed):
-    """Seed Python, NumPy and PyTorch. On a CPU the same seed and number of threads give the same log."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+# --- 2. Training ----------------------------------------------------------------------------------
 
 
 def pick_device():
@@ -211,8 +187,7 @@ def pick_device():
             nn.Conv2d(3, 3, 3, device="cuda")(torch.ones(1, 3, 8, 8, device="cuda")).sum().item()
             return torch.device("cuda")
         except Exception as error:  # of several kinds: no kernels for this GPU, no memory left on it
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            print(f"The CPU is used: a small convolution fails on the GPU ({reason})")
+            print(f"The CPU is used: a small convolution fails on the GPU ({type(error).__name__}: {error})")
     return torch.device("cpu")
 
 
@@ -225,48 +200,35 @@ def device_name(device):
     return f"{name[1] if name else 'CPU'}, {torch.get_num_threads()} threads"
 
 
-@functools.cache
 def keep_freed_memory():
-    """On Linux, keep the memory that a training step frees for the next step.
-
-    Else glibc hands large blocks back to the system and fetches them again page by page,
-    which takes a quarter of a step on a CPU.
-    """
+    """On Linux, keep the memory that a training step frees. To fetch it again takes about a tenth of a step."""
     with contextlib.suppress(OSError, AttributeError):  # another system, another libc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        trim_threshold, mmap_threshold, most = -1, -3, 2_000_000_000
-        # glibc up to 2.34 takes 32 MiB at most. The other one alone would end its own adapting of both.
-        if mallopt(mmap_threshold, most) or mallopt(mmap_threshold, 32 * 2**20):
-            mallopt(trim_threshold, most)
+        # Blocks of up to 32 MiB, the most that every glibc allows, come from the heap. The heap does not shrink.
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
+        mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
 
 
 def adam(model):
     """Adam with two groups of parameters: first all others, last the blocks, which may have a rate of their own."""
-    others = [parameter for name, parameter in model.named_parameters() if not name.startswith("blocks.")]
-    return torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
+    others = [*model.stem.parameters(), *model.fc.parameters()]
+    return torch.optim.Adam([{"params": others}, {"params": [*model.blocks.parameters()]}], fused=True)
 
 
-def one_cycle(optimizer, epochs=24, steps_per_epoch=98, max_lr=0.005, cycle_momentum=False):
+ONE_CYCLE = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
+
+
+def one_cycle(optimizer, epochs, steps_per_epoch, max_lr):
     """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it after each batch.
 
-    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000:
-    shape and defaults are those of the published solution, whose Adam also cycles its beta1
-    (``cycle_momentum``). ``max_lr`` may be a list of one rate for each group of the optimizer.
+    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as the
+    published solution has it. ``max_lr`` may be a list of one rate for each group of the optimizer.
     """
-    return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=max_lr,
-        epochs=epochs,
-        steps_per_epoch=steps_per_epoch,
-        pct_start=0.2,
-        anneal_strategy="linear",
-        div_factor=10,
-        final_div_factor=100,
-        cycle_momentum=cycle_momentum,
-    )
+    steps = epochs * steps_per_epoch
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, steps, **ONE_CYCLE, cycle_momentum=False)
 
 
-def learning_rates(epochs=24, steps_per_epoch=98, max_lr=0.005):
+def learning_rates(epochs, steps_per_epoch, max_lr):
     """The learning rate of each step of ``one_cycle``: a list of epochs x steps_per_epoch."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
     scheduler = one_cycle(optimizer, epochs, steps_per_epoch, max_lr)
@@ -281,8 +243,7 @@ def learning_rates(epochs=24, steps_per_epoch=98, max_lr=0.005):
 def find_lr(model, batches, max_lr, block_rate, steps=100):
     """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1, on a copy of the model.
 
-    The figure of loss against learning rate marks ``max_lr``. The blocks have ``block_rate`` of
-    the rate, as in training.
+    The figure marks ``max_lr``. The blocks have ``block_rate`` of the rate, as in training.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm's notice that its notebook bar is experimental
@@ -291,37 +252,26 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     probe = copy.deepcopy(model)
     optimizer = adam(probe)
     others, blocks = optimizer.param_groups
-    others["lr"] = blocks["lr"] = 1e-4
     optimizer.register_step_pre_hook(lambda *_: blocks.update(lr=block_rate * others["lr"]))
-    finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss(), device=batches.images.device)
+    finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss(), device=next(probe.parameters()).device)
     with mock.patch.object(lr_finder, "tqdm", iter), contextlib.redirect_stdout(io.StringIO()):  # no bar, no widget
-        finder.range_test(TrainDataLoaderIter(batches), end_lr=1.0, num_iter=steps)
+        finder.range_test(TrainDataLoaderIter(batches), start_lr=1e-4, end_lr=1.0, num_iter=steps)
 
-    rates, losses = finder.history["lr"], finder.history["loss"]
     figure, axes = plt.subplots(figsize=(7, 4))
-    axes.semilogx(rates, losses)
-    axes.axvline(max_lr, color="C3", linestyle="--", label=f"max_lr of the training: {max_lr}")
-    axes.set(title="LR range test", xlabel="learning rate", ylabel="training loss (smoothed)")
-    axes.set_ylim(0.9 * min(losses), 1.1 * losses[0])  # the end would flatten the rest
-    axes.legend()
+    finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
+    axes.set(title=f"LR range test and max_lr = {max_lr}", xlabel="learning rate", ylabel="training loss (smoothed)")
     return _save(figure, "lr_finder.png")
 
 
 def train(model, device, batches, optimizer, scheduler, epoch):
-    """Train for one epoch, with a bar in the format of the published log.
+    """Train for one epoch, with a bar in the format of the published log. Returns (mean loss, accuracy in %).
 
-    Loss and accuracy add up on the device and are read four times an epoch: a reading in each
-    step would make the GPU wait for Python. ``batches`` is a ``Batches`` or a DataLoader.
-
-    Returns:
-        (mean loss, accuracy in %) over the epoch.
-
-    Raises:
-        FloatingPointError: a loss was not finite.
+    Loss and accuracy are read from the device four times an epoch: a reading in each step would make a GPU
+    wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.
     """
     keep_freed_memory()
     model.train()
-    total = correct = seen = 0
+    losses, correct, seen = [], 0, 0
     every = math.ceil(len(batches) / 4)
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
@@ -333,11 +283,11 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             optimizer.step()
             lr = scheduler.get_last_lr()[0]
             scheduler.step()
-            total += loss.detach().double() * len(labels)
+            losses.append(loss.detach() * len(labels))
             correct += (logits.detach().argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean, percent = total.item() / seen, 100 * correct.item() / seen
+                mean, percent = sum(torch.stack(losses).tolist()) / seen, 100 * correct.item() / seen
                 if not math.isfinite(mean):
                     raise FloatingPointError(
                         f"the loss is {mean} in epoch {epoch} by step {step} of {len(batches)}, at LR {lr:.6g}: "
@@ -348,43 +298,40 @@ def train(model, device, batches, optimizer, scheduler, epoch):
 
 
 @torch.no_grad()
-def predict(model, device, batches):
-    """Logits (N, classes) and labels (N,) of all images, in eval mode."""
+def predict(model, device, batches, function=None):
+    """Logits (N, classes), or ``function`` of the images, and labels (N,), in eval mode and in one pass."""
     model.eval()
-    logits, labels = zip(*((model(x.to(device)), y.to(device)) for x, y in batches))
-    return torch.cat(logits), torch.cat(labels)
+    results, labels = zip(*(((function or model)(x.to(device)), y.to(device)) for x, y in batches))
+    return torch.cat(results), torch.cat(labels)
 
 
 def predict_mirrored(model, device, batches):
     """Probabilities (N, classes), the mean over each image and its mirror image, and labels (N,), in eval mode."""
-    logits, labels = predict(model, device, batches)
-    mirrored, _ = predict(model, device, ((x.flip(3), y) for x, y in batches))
-    return (logits.softmax(1) + mirrored.softmax(1)) / 2, labels
+    return predict(model, device, batches, lambda x: (model(x).softmax(1) + model(x.flip(3)).softmax(1)) / 2)
 
 
 def accuracy(scores, labels):
     """For how many of the images (%) the highest of the scores (N, classes) is that of the label (N,)."""
-    return 100 * (scores.argmax(1) == labels).double().mean().item()
+    return 100 * (scores.argmax(1) == labels).sum().item() / len(labels)
 
 
 def test(model, device, batches):
     """Print the test line of the published log's format; return (mean loss, accuracy in %)."""
     logits, labels = predict(model, device, batches)
     loss, percent = F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
-    correct = (logits.argmax(1) == labels).sum()
-    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}/{len(labels)} ({percent:.2f}%)\n")
+    correct = f"{percent * len(labels) / 100:.0f}/{len(labels)} ({percent:.2f}%)"
+    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}\n")
     return loss, percent
 
 
 def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs, history):
     """Train for ``epochs`` and test after each, in the format of the published log.
 
-    Args:
-        history: a list, to which each finished epoch is appended, so that a stopped training keeps its epochs:
-            a dict of epoch, lr (of its first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds.
+    Each finished epoch is appended to ``history``, so that a stopped training keeps it: a dict of epoch, lr (of its
+    first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds.
     """
-    if note := stand_in_note():
-        print(note)
+    if on_stand_in:
+        print(f"[{STAND_IN}]")
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
@@ -395,17 +342,14 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
         history.append(row)
 
 
-# ------------------------------------------------------------------------------
-# 3. Measurements
-# ------------------------------------------------------------------------------
+# --- 3. Measurements ------------------------------------------------------------------------------
 
 
 def with_default_init(model):
     """A copy of the model whose fully connected layers have PyTorch's default initialisation."""
     model = copy.deepcopy(model)
-    for layer in model.modules():
-        if isinstance(layer, nn.Linear):
-            layer.reset_parameters()
+    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+        layer.reset_parameters()
     return model
 
 
@@ -419,36 +363,31 @@ def block_outputs(model, images):
 
 
 def differences(model, images):
-    """What distinguishes the images before the blocks and after each, along eight directions.
+    """What distinguishes the images before the blocks and after each: a list of (B, 8), each of mean zero.
 
-    The directions are those that the keys of the first block read. BatchNorm is in training mode,
-    on a copy of the model. Returns a list of (B, 8), each of mean zero over the images.
+    Along the directions that the keys of the first block read, or, without blocks, the last layer. BatchNorm is in
+    training mode, on a copy of the model.
     """
     model = copy.deepcopy(model).train()
-    directions = model.blocks[0].key.weight.detach()  # (8, 48)
+    directions = (model.blocks[0].key if len(model.blocks) else model.fc).weight.detach()  # (8, 48)
     return [(x - x.mean(0)) @ directions.T for x in block_outputs(model, images)]
 
 
 def remaining_variance(passed):
     """The variance between images of each of the ``differences``, as a share of the first."""
-    variances = [difference.square().sum().item() for difference in passed]
-    return [variance / variances[0] for variance in variances]
+    return [(difference.square().sum() / passed[0].square().sum()).item() for difference in passed]
 
 
 def spectrum(model, images):
-    """How strongly each direction of X reaches the logits: singular values of d logits / dX, in eval mode.
+    """How strongly each direction of X reaches the logits: the 9 largest singular values of d logits / dX.
 
-    The mean over the ten logits is subtracted, since the softmax does not see it. Returns the 9
-    largest singular values, means over the images, normalised (B, 3, 32, 32).
+    Means over the images, normalised (B, 3, 32, 32), in eval mode. The softmax ignores the mean of the ten logits, so
+    it is subtracted.
     """
     model = copy.deepcopy(model).eval()
-    with torch.no_grad():
-        x = model.features(images)
-
-    def head(one):  # (48,) to (10,)
-        return model.fc(model.blocks(one[None]))[0]
-
-    jacobian = torch.func.vmap(torch.func.jacrev(head))(x).detach()  # (B, 10, 48)
+    x = model.features(images).detach()
+    head = torch.func.jacrev(lambda one: model.fc(model.blocks(one[None]))[0])  # of (48,) to (10,)
+    jacobian = torch.func.vmap(head)(x).detach()  # (B, 10, 48)
     return torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0)[:9].tolist()
 
 
@@ -456,36 +395,30 @@ def spectrum(model, images):
 def linear_share(model, device, fitted, tested):
     """Fit the best linear map from X to the logits to batches ``fitted``, and measure it on batches ``tested``.
 
-    Returns:
-        (R², accuracy): the share of the logits' variance that the map explains, and its own accuracy in %.
+    Returns (R², accuracy): the share of the logits' variance that the map explains, and its own accuracy in %.
     """
 
-    def inputs(batches):
-        x = torch.cat([model.features(images.to(device)) for images, _ in batches])
-        return F.pad(x, (0, 1), value=1.0)  # (N, 49), the last for a bias
+    def x_and_logits(batches):  # (N, 49), its last column for a bias; (N, 10); labels (N,)
+        x, labels = predict(model, device, batches, model.features)
+        return F.pad(x, (0, 1), value=1.0).cpu(), model.fc(model.blocks(x)).cpu(), labels.cpu()
 
-    logits, _ = predict(model, device, fitted)
-    weights = torch.linalg.lstsq(inputs(fitted).cpu(), logits.cpu()).solution.to(device)  # (49, 10)
-    logits, labels = predict(model, device, tested)
-    linear = inputs(tested) @ weights
-    r2 = 1 - ((linear - logits).square().sum() / (logits - logits.mean(0)).square().sum()).item()
-    return r2, accuracy(linear, labels)
+    x, logits, _ = x_and_logits(fitted)
+    weights = torch.linalg.lstsq(x, logits).solution  # (49, 10)
+    x, logits, labels = x_and_logits(tested)
+    r2 = 1 - ((x @ weights - logits).square().sum() / (logits - logits.mean(0)).square().sum()).item()
+    return r2, accuracy(x @ weights, labels)
 
 
-# ------------------------------------------------------------------------------
-# 4. Plots
-# ------------------------------------------------------------------------------
+# --- 4. Plots -------------------------------------------------------------------------------------
 
 
 def _save(figure, name):
-    """Save a figure as images/``name`` in ``output``, marked if its data are the stand-in; return it for display."""
-    if note := stand_in_note():
-        figure.text(0.5, 1.01, note, ha="center", va="bottom", color="C3", weight="bold")
+    """Save a figure as images/``name``, marked if its data are the stand-in; return it for display."""
+    if on_stand_in:
+        figure.text(0.5, 1.01, f"[{STAND_IN}]", ha="center", va="bottom", color="C3", weight="bold")
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, so that the file and the display are the same picture
-    path = output / "images" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, bbox_inches="tight")
+    figure.savefig(output_folder("images") / name, bbox_inches="tight")
     plt.close(figure)  # a notebook would show it a second time
     return figure
 
@@ -501,9 +434,9 @@ def plot_samples(batches):
     figure, grid = plt.subplots(4, 8, figsize=(7, 4), layout="constrained")
     for row, image, label in zip(grid, batches.images, batches.labels):
         draws = batches.transform(image.expand(7, -1, -1, -1))
-        _show_image(row[0], image, f"{CLASSES[label]}: original")
-        for axes, draw in zip(row[1:], draws):
-            _show_image(axes, draw)
+        for axes, picture in zip(row, [image, *draws]):
+            _show_image(axes, picture)
+        row[0].set_title(f"{CLASSES[label]}: original", fontsize=9)
     figure.suptitle("Training images and seven random draws of crop and flip")
     return _save(figure, "augmented_samples.png")
 
@@ -512,12 +445,12 @@ def plot_blocks(networks, images):
     """What new blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
     figure, panels = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
     for name, model in networks.items():
-        before, *_, after = passed = differences(model, images)
+        passed = differences(model, images)
         values, shares = spectrum(model, images), remaining_variance(passed)
-        panels[0].plot(before.flatten().cpu(), after.flatten().cpu(), ".", markersize=2, label=name)
+        panels[0].plot(passed[0].flatten().cpu(), passed[-1].flatten().cpu(), ".", markersize=2, label=name)
         panels[1].semilogy(range(len(shares)), shares, marker="o", label=name)
         panels[2].semilogy(range(1, 10), np.array(values) / values[0], marker="o", label=name)
-    panels[0].set(title="Differences\nbetween images", xlabel="before the blocks", ylabel="after four blocks")
+    panels[0].set(title="Differences\nbetween images", xlabel="before the blocks", ylabel="after the blocks")
     panels[1].set(title="Variance between\nimages that remains", xlabel="after block", ylabel="share")
     panels[2].set(title="Singular values\nfrom X to the logits", xlabel="index", ylabel="relative to the largest")
     panels[2].set(ylim=(1e-6, None), xticks=range(1, 10, 2))  # below is rounding
@@ -553,12 +486,10 @@ def plot_history(history):
 
 def plot_misclassified(images, labels, predicted):
     """The first 20 images (uint8) whose predicted class is not the actual one."""
-    wrong = (predicted != labels).nonzero().flatten()[:20]
-    figure, grid = plt.subplots(4, 5, figsize=(7, 7), layout="constrained")
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, i in zip(grid.flat, wrong):
-        _show_image(axes, images[i], f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}")
+    figure = plt.figure(figsize=(7, 7), layout="constrained")
+    for number, i in enumerate((predicted != labels).nonzero().flatten()[:20], start=1):
+        classes = f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}"
+        _show_image(figure.add_subplot(4, 5, number), images[i], classes)
     figure.suptitle("Misclassified test images")
     return _save(figure, "misclassified_imgs.png")
 
@@ -583,17 +514,16 @@ def plot_attention(model, images, labels):
     model.eval()
     inputs = block_outputs(model, normalize(images))
     maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, inputs)]  # (B, 8, 8) a block
-    uniform = maps[0].mean().item()  # each row has the same sum
-    low, high = min(am.min().item() for am in maps), max(am.max().item() for am in maps)
-    reach = max(uniform - low, high - uniform)
-    rows, columns = len(images), 1 + len(maps)
-    figure, grid = plt.subplots(rows, columns, figsize=(1.5 * columns, 1.7 * rows), layout="constrained")
+    uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
+    reach = max([(am - uniform).abs().max().item() for am in maps], default=0)
+    shape = len(images), 1 + len(maps)
+    figure, grid = plt.subplots(*shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False)
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
             picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
-    colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
-    colorbar.ax.set_ylim(low, high)
+    if maps:
+        figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
     figure.suptitle("Attention maps of single images")
     return _save(figure, "attention_maps.png")

@@ -1,22 +1,19 @@
-"""Where the time of an epoch goes.
+"""Where the time of an epoch goes, and what other programs on the same cores cost.
 
     python -m experiments.benchmark [--device cpu|cuda]
 
-Trains the same network for one epoch in three ways, in turn, seven times over:
-
-    a  usual   torchvision's transforms on each image, a DataLoader with two workers,
-               a bar that reads the loss in each step
-    b  ours    ``utils.Batches`` and ``utils.train``
-    c  floor   forward, backward and Adam on one batch that is already on the device
-
-It prints the medians of the times and of the ratios. Last come three epochs of the published
-system (its network, augmentation and batches of 512) in our loop.
+Trains for one epoch in three ways, in turn, seven times over: *a usual*, torchvision's transforms on
+each image, a DataLoader with two workers and a bar that reads the loss in each step; *b ours*,
+``utils.Batches`` and ``utils.train``; *c floor*, forward, backward and Adam on one batch. Then comes
+the published system in our loop. Last, on a CPU, comes our training beside other programs.
 """
 
 import argparse
 import gc
+import itertools
 import os
 import statistics
+import subprocess
 import sys
 import time
 
@@ -32,6 +29,7 @@ from experiments.ablation import OURS, PUBLISHED
 from experiments.harness import prepare, quiet
 
 REPETITIONS = 7
+SPINS = {"300000": "libgomp's default", "10000": "ours"}
 
 
 def usual(model, device, loader, optimizer, scheduler):
@@ -75,6 +73,29 @@ def seconds(epoch, device):
     return time.perf_counter() - started
 
 
+def pace():
+    """Steps a second of our training over 15 seconds."""
+    (model, device, batches, *rest), _ = prepare(OURS, seed=1, device=torch.device("cpu"))
+    part, steps, started = list(itertools.islice(batches, 5)), 0, time.perf_counter()
+    while time.perf_counter() < started + 15:
+        with quiet():
+            utils.train(model, device, part, *rest, 1)
+        steps += len(part)
+    return steps / (time.perf_counter() - started)
+
+
+def crowded(spins, trainings, others):
+    """The mean ``pace`` of some trainings at once, beside other programs that keep a core busy each."""
+    training = [sys.executable, "-c", "from experiments.benchmark import pace; print(pace())"]
+    environment = os.environ | {"GOMP_SPINCOUNT": spins}
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
+    running = [subprocess.Popen(training, env=environment, stdout=subprocess.PIPE) for _ in range(trainings)]
+    paces = [float(process.communicate()[0]) for process in running]
+    for process in busy:
+        process.kill()
+    return statistics.mean(paces)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default=utils.pick_device().type)
@@ -110,7 +131,14 @@ def main():
 
     published, _ = prepare(PUBLISHED, seed=1, device=device)
     epochs = [seconds(lambda: utils.train(*published, 1), device) for _ in range(3)]
-    print(f"the published system: {statistics.median(epochs):.1f} s an epoch")
+    print(f"the published system: {statistics.median(epochs):.1f} s an epoch", flush=True)
+
+    if device.type == "cpu":
+        cases = {"alone": (1, 0), "each of two": (2, 0), "beside busy cores": (1, os.cpu_count())}
+        print(f"\n| steps a second | {' | '.join(cases)} |\n| --- | ---: | ---: | ---: |")
+        for spins, label in SPINS.items():
+            medians = [statistics.median(crowded(spins, *case) for _ in range(3)) for case in cases.values()]
+            print(f"| GOMP_SPINCOUNT={spins}, {label} | {' | '.join(f'{m:.1f}' for m in medians)} |")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 
 1. Several seeds of our setting, at several learning rates of the network and of the blocks, for
    eight epochs, measured on the validation images. Into collapse.csv.
-2. One run that collapses again, with a look at the blocks 14 times an epoch. Into
+2. One run that collapses again, with a look at the blocks every 25 steps. Into
    collapse_trace.csv and images/collapse.png.
 """
 
@@ -21,7 +21,7 @@ from experiments.harness import append, prepare, quiet, read, run_all
 
 CSV = Path(__file__).with_name("collapse.csv")
 TRACE = Path(__file__).with_name("collapse_trace.csv")
-STOP = 8
+STOP, EVERY = 8, 25  # epochs; steps between two looks
 SEEDS = {1: 10, 3: 3, 4.5: 3, 6: 3}  # max_lr as a multiple of ours: number of seeds
 JOBS = [
     (replace(OURS, name=f"{multiple} x max_lr", max_lr=multiple * OURS.max_lr), seed)
@@ -35,7 +35,7 @@ WATCHED = FULL_RATE, 1
 
 
 def trace(setting, seed):
-    """Train again and look at the blocks 14 times an epoch.
+    """Train again and look at the blocks every 25 steps.
 
     Returns:
         A dict a look: epoch, training loss, and for each block the spread of Z over 256 images
@@ -47,8 +47,8 @@ def trace(setting, seed):
     sample = utils.normalize(held_out.images[:256])
     rows = []
     for epoch in range(1, STOP + 1):
-        iterator, every = iter(batches), len(batches) // 14
-        while part := list(itertools.islice(iterator, every)):
+        iterator = iter(batches)
+        while part := list(itertools.islice(iterator, EVERY)):
             with quiet():
                 loss, _ = utils.train(model, device, part, *rest, epoch)
             row = {"epoch": round(rest[-1].last_epoch / len(batches), 3), "loss": round(loss, 4)}

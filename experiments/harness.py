@@ -1,12 +1,12 @@
 """What the experiments share: the networks that they compare, one training, and a table that grows.
 
-A ``Setting`` names everything in which two trainings may differ. ``run`` trains one of them with
-the loops of ``utils.py``. ``run_all`` trains many, one core each, and appends a line to a CSV as
-each ends, so that a stopped experiment resumes.
+A ``Setting`` names everything in which two trainings may differ. ``run_all`` trains many, one core
+each, and appends a line to a CSV as each ends, so that a stopped experiment resumes.
 """
 
 import contextlib
 import csv
+import io
 import itertools
 import os
 import sys
@@ -18,6 +18,7 @@ from multiprocessing import get_context
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 import utils
@@ -60,11 +61,11 @@ class Residual(Ultimus):
 def published_augmentation(images):
     """The published run's augmentation, uint8 (B, 3, 32, 32) to the same, each image by its own draw.
 
-    In the order of that run's figure of samples (its transforms stand in a Python set):
-    a black hole of 8 x 8 with probability 0.9; a border of two pixels, grey because it was
-    filled after the normalisation; a crop of 32 x 32; with probability 0.5 a rotation by up
-    to 45 degrees, a scale of 0.9 to 1.1 and a shift of up to two pixels, reflected beyond
-    the border; a flip. Read in EVA8-all_models-new/utils.py and Session-9_Assignment.ipynb of
+    In the order of that run's figure of samples (its transforms stand in a Python set): a black hole
+    of 8 x 8 with probability 0.9; a border of two pixels, grey because it was filled after the
+    normalisation; a crop; with probability 0.5 a rotation by up to 45 degrees, a scale of 0.9 to 1.1
+    and a shift of up to two pixels, reflected beyond the border; a flip. Read in
+    EVA8-all_models-new/utils.py and Session-9_Assignment.ipynb of
     https://github.com/shreyash-99/EVA8/tree/835343031be2482f976b8e2de887c65dd5a16be3
     """
     count, device = len(images), images.device
@@ -99,14 +100,18 @@ def wide_max(size, stride=1):
     return nn.MaxPool2d(size, stride, size // 2)
 
 
-SMALL, BLURS = nn.MaxPool2d(2, 1), (Blur(16), Blur(32))
-STEMS = {  # pools, what halves the sides after the first two, dilation of the last convolution
-    "stride 1": (3 * [nn.Identity()], (), 1),
-    "max-pools": ([wide_max(3, 2), wide_max(3, 2), wide_max(5)], (), 1),
-    "average pools 3x3": ([SMALL, SMALL, wide_max(5)], 2 * [nn.AvgPool2d(3, 2, 1)], 2),
-    "max 3x3": ([wide_max(3), wide_max(3), wide_max(5)], BLURS, 2),
-    "last 5x5, no dilation": ([SMALL, SMALL, wide_max(5)], BLURS, 1),
-}
+def pools_and_blurs(stem):
+    """New pools, what halves the sides after the first two of them, and the dilation of the last convolution."""
+    small, blurs = [nn.MaxPool2d(2, 1), nn.MaxPool2d(2, 1), wide_max(5)], [Blur(16), Blur(32)]
+    return {
+        "stride 1": (3 * [nn.Identity()], [], 1),
+        "max-pools": ([wide_max(3, 2), wide_max(3, 2), wide_max(5)], [], 1),
+        "average pools 3x3": (small, [nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1)], 2),
+        "max 3x3": ([wide_max(3), wide_max(3), wide_max(5)], blurs, 2),
+        "last 5x5, no dilation": (small, blurs, 1),
+    }[stem]
+
+
 BLOCKS = {"ultimus": Ultimus, "over the batch": OverTheBatch, "over queries": OverQueries, "residual": Residual}
 AUGMENTATIONS = {
     "crop and flip": utils.augment,
@@ -138,7 +143,7 @@ def build(setting):
     """The network of a setting."""
     model = UltimusNet()
     if setting.stem != "ours":
-        pools, blurs, dilation = STEMS[setting.stem]
+        pools, blurs, dilation = pools_and_blurs(setting.stem)
         for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
             part.pool, part.blur = pool, blur
         model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
@@ -172,11 +177,9 @@ def build(setting):
     return model
 
 
-@contextlib.contextmanager
 def quiet():
     """Nothing printed inside reaches the screen."""
-    with open(os.devnull, "w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
-        yield
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def splits(data, validation):
@@ -190,48 +193,39 @@ def splits(data, validation):
 def prepare(setting, seed, validation=False, device=None):
     """Everything for a training of one setting under one seed.
 
-    Args:
-        validation: train on 45,000 and measure on 5,000 training images, to choose settings.
+    With ``validation``, train on 45,000 and measure on 5,000 training images, to choose settings.
 
-    Returns:
-        (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``,
-        and the held-out batches.
-
-    Raises:
-        RuntimeError: there is only the stand-in.
+    Returns (model, device, training batches, optimizer, scheduler), in the order of
+    ``utils.train``, and the held-out batches. Raises RuntimeError: there is only the stand-in.
     """
     with quiet():
         data = utils.load_cifar10()
-    if utils.stand_in_note():
+    if utils.on_stand_in:
         raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
     training, held_out = splits(data, validation)
-    utils.seed_everything(seed)
+    torch.manual_seed(seed)
     device = device or utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer = utils.adam(model)
     rates = [setting.max_lr, setting.block_rate * setting.max_lr]
-    cycled = setting.details == "published"
-    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates, cycle_momentum=cycled)
+    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
+    if setting.details == "published":  # OneCycleLR cycles beta1 by default
+        scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
 
 
 def run(setting, seed, validation=False, stop=EPOCHS):
     """Train one setting under one seed and measure it once, at the end.
 
-    Args:
-        validation: as in ``prepare``.
-        stop: leave the 24-epoch schedule after this many epochs.
-
-    Returns:
-        A dict: the setting, seed, parameters; training and held-out accuracy in %, the latter also
-        "mirrored" (``utils.predict_mirrored``); effective_rank, the number of singular values of
-        d logits / dX above a hundredth of the largest, for 512 held-out images (empty where the
-        images of a batch are mixed); seconds a training epoch.
+    ``stop`` leaves the 24-epoch schedule after this many epochs. Returns a dict: the setting, seed,
+    parameters; training and held-out accuracy in %, the latter also "mirrored"
+    (``utils.predict_mirrored``); effective_rank, the number of singular values of d logits / dX above a
+    hundredth of the largest, for 512 held-out images (empty where the images of a batch are mixed);
+    seconds a training epoch.
     """
     training, held_out = prepare(setting, seed, validation)
     model, device = training[:2]
-    utils.keep_freed_memory()
     started = time.perf_counter()
     with quiet():
         try:
@@ -261,12 +255,7 @@ def known(row):
 
 
 def run_all(path, jobs, **options):
-    """Run the jobs that the CSV at ``path`` does not have yet, one a core, and append a line for each.
-
-    Args:
-        jobs: (Setting, seed) pairs, in the order in which they are started.
-        options: passed to ``run``.
-    """
+    """Run the (Setting, seed) pairs that the CSV at ``path`` does not have yet, one a core; append a line for each."""
     done = {known(row) for row in read(path)}
     jobs = [(setting, seed) for setting, seed in jobs if known(asdict(setting) | {"seed": seed}) not in done]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -284,10 +273,7 @@ def run_all(path, jobs, **options):
 
 def read(path):
     """The rows of a CSV, all values as text; none if it is not there yet."""
-    if not path.exists():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
 
 
 def values(rows, name, column="accuracy"):

@@ -16,7 +16,8 @@ import utils
 from experiments import ablation, collapse, published, tuning
 from experiments.harness import COLLAPSED, EPOCHS, read, values
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOK = ROOT / "Session-9_Assignment.ipynb"
 READMES = ROOT / "README.md", ROOT / "experiments" / "README.md"
 STEPS = {  # rows of the ablation that README.md shows: label
     ablation.PUBLISHED.name: "published solution rebuilt",
@@ -28,6 +29,11 @@ STEPS = {  # rows of the ablation that README.md shows: label
     "MLP 48 > 64 > 48, no blocks": "an MLP 48 > 64 > 48 (BatchNorm, ReLU) in their place",
     "MLP 48 > 64 > 8 > 48, no blocks": "an MLP 48 > 64 > 8 > 48, likewise",
     "ours with PyTorch's initialisation": "ours with PyTorch's initialisation",
+}
+GAPS = {  # rows of the ablation against no blocks: label
+    "ours": "the four blocks",
+    "MLP 48 > 64 > 48, no blocks": "the MLP",
+    "MLP 48 > 64 > 8 > 48, no blocks": "the MLP through 8 numbers",
 }
 OTHERS = {  # rows of published.csv that README.md shows: label
     "shreyash-99/EVA8": "the published solution",
@@ -135,7 +141,7 @@ def parts(notebook):
         raise ValueError(f"the notebook has no log of {EPOCHS} epochs on CIFAR-10: run all of its cells first")
     machine = next(text for text in texts if text.startswith("torch ")).strip()
     end = next(text for text in texts if "linear map" in text)
-    r2, linear, accuracy, mirrored, minutes = re.findall(r"\d+\.\d+", end)
+    r2, linear, accuracy, mirrored, minutes = re.findall(r"-?\d+\.\d+", end)
     training = re.findall(r"Accuracy=([\d.]+)%", log)[-1]
     benchmark = (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip()
     seconds, theirs = (float(re.search(p, benchmark)[1]) for p in (r"b ours \| ([\d.]+)", r"system: ([\d.]+) s"))
@@ -143,7 +149,7 @@ def parts(notebook):
     first, second, *_ = map(float, re.findall(r"\d+/10000 \(([\d.]+)%\)", log))
     steps = [[label, spread(values(rows, name)), str(len(values(rows, name)))] for name, label in STEPS.items()]
     gaps = []
-    for name, label in zip(["ours", *list(STEPS)[6:8]], ("the four blocks", "the MLP", "the MLP through 8 numbers")):
+    for name, label in GAPS.items():
         gaps.append([label, *(gap(rows, name, "no blocks", column) for column in ("accuracy", "train_accuracy"))])
     return {
         "headline": f"**{spread(values(rows, 'ours'))} % on CIFAR-10's test set** (mean ± standard deviation of five "
@@ -175,7 +181,11 @@ def fill(text, texts):
     return re.sub(marked, lambda m: f"<!-- {m[1]} -->\n{texts[m[1]]}\n<!-- /{m[1]} -->", text, flags=re.DOTALL)
 
 
-if __name__ == "__main__":
-    texts = parts(json.loads((ROOT / "Session-9_Assignment.ipynb").read_text(encoding="utf-8")))
+def main():
+    texts = parts(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
     for readme in READMES:
         readme.write_text(fill(readme.read_text(encoding="utf-8"), texts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,15 +1,11 @@
 """Set-up for all tests, and the small data that they train on."""
 
-import os
+import matplotlib
+import pytest
+import torch
 
-os.environ.pop("TQDM_DISABLE", None)  # torch imports tqdm, which reads it once; the log's bars are tested
-
-import matplotlib  # noqa: E402
-import pytest  # noqa: E402
-import torch  # noqa: E402
-
-import utils  # noqa: E402
-from model9 import UltimusNet  # noqa: E402
+import utils
+from model9 import UltimusNet
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)  # as fast for little data, and far faster when the cores have other work
@@ -19,8 +15,8 @@ torch.set_num_threads(1)  # as fast for little data, and far faster when the cor
 def surroundings(monkeypatch, tmp_path):
     """No proxy catches what goes to this machine, and each test has an output folder of its own."""
     monkeypatch.setenv("no_proxy", "*")
-    monkeypatch.setattr(utils, "WORKING_FOLDER", tmp_path)
-    monkeypatch.setattr(utils, "output", tmp_path)
+    monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
+    monkeypatch.setattr(utils, "on_stand_in", False)
 
 
 @pytest.fixture
@@ -38,7 +34,7 @@ def small():
 @pytest.fixture
 def training(small):
     """A new network with everything that ``utils.fit`` takes for two epochs, the history last."""
-    utils.seed_everything(0)
+    torch.manual_seed(0)
     model = UltimusNet()
     optimizer = utils.adam(model)
-    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6), 2, []
+    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6, 0.005), 2, []

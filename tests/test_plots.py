@@ -27,13 +27,13 @@ def model():
 
 
 def test_every_figure_explains_itself_says_that_it_is_of_the_stand_in_and_is_saved_as_shown(model, small):
-    utils.output /= utils.STAND_IN
+    utils.on_stand_in = True
     images, labels = small[1].images, small[1].labels
     predicted = (labels + 1) % 10
     figures = {
         "augmented_samples.png": utils.plot_samples(small[0]),
         "lr_finder.png": utils.find_lr(model, small[0], 0.015, 0.2, steps=10),
-        "lr_schedule.png": utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2),
+        "lr_schedule.png": utils.plot_schedule(utils.learning_rates(2, 10, 0.005), 10, 0.2),
         "test_train_loss_accuracy.png": utils.plot_history(HISTORY),
         "misclassified_imgs.png": utils.plot_misclassified(images, labels, predicted),
         "confusion_matrix.png": utils.plot_confusion(labels, predicted),
@@ -48,7 +48,7 @@ def test_every_figure_explains_itself_says_that_it_is_of_the_stand_in_and_is_sav
         assert len(marks) == 1, name
         shown = io.BytesIO()
         figure.savefig(shown, bbox_inches="tight")  # as a notebook does
-        assert shown.getvalue() == (utils.output / "images" / name).read_bytes(), name
+        assert shown.getvalue() == (utils.output_folder("images") / name).read_bytes(), name
     assert plt.get_fignums() == []  # nothing left that a notebook would show twice
 
 
@@ -59,8 +59,8 @@ def test_curves_show_the_history_and_the_policy_with_the_blocks_own_rate():
         assert [line.get_label() for line in axes.lines] == ["train", "test"]
         for line in axes.lines:
             assert list(line.get_ydata()) == [row[f"{line.get_label()}_{quantity}"] for row in HISTORY]
-    others, blocks = utils.plot_schedule(utils.learning_rates(2, 10), 10, 0.2).axes[0].lines
-    assert others.get_xdata()[10] == 1 and list(others.get_ydata()) == utils.learning_rates(2, 10)
+    others, blocks = utils.plot_schedule(utils.learning_rates(2, 10, 0.005), 10, 0.2).axes[0].lines
+    assert others.get_xdata()[10] == 1 and list(others.get_ydata()) == utils.learning_rates(2, 10, 0.005)
     assert blocks.get_ydata() == pytest.approx(0.2 * others.get_ydata())
 
 
@@ -68,10 +68,12 @@ def test_misclassified_images_are_wrong_ones_and_named(small):
     images, labels = small[1].images, small[1].labels
     predicted = labels.clone()
     predicted[[3, 50]] = 9
-    figure = utils.plot_misclassified(images, labels, predicted)
-    titles = [axes.get_title() for axes in figure.axes]
-    assert titles == ["actual: cat\npredicted: truck", "actual: airplane\npredicted: truck"] + 18 * [""]
-    assert (figure.axes[1].images[0].get_array() == images[50].permute(1, 2, 0).numpy()).all()
+    first, second = utils.plot_misclassified(images, labels, predicted).axes
+    assert [first.get_title(), second.get_title()] == [
+        "actual: cat\npredicted: truck",
+        "actual: airplane\npredicted: truck",
+    ]
+    assert (second.images[0].get_array() == images[50].permute(1, 2, 0).numpy()).all()
 
 
 def test_the_confusion_matrix_counts_actual_against_predicted():
@@ -85,6 +87,16 @@ def test_the_attention_maps_are_those_of_the_images_on_a_scale_with_uniform_in_i
     x = model.eval().blocks[0](model.features(utils.normalize(images)))
     torch.testing.assert_close(torch.tensor(shown.get_array()), model.blocks[1].attend(x)[0][1].detach())
     assert sum(shown.get_clim()) / 2 == pytest.approx(1 / 8 / 8**0.5)
+
+
+@pytest.mark.parametrize("blocks", [1, 0])
+def test_the_figures_are_drawn_for_a_single_image_other_numbers_of_blocks_and_no_augmentation(model, small, blocks):
+    model.blocks = model.blocks[:blocks]
+    images = small[1].images[:16]
+    assert len(utils.plot_attention(model, images[:1], small[1].labels[:1]).axes) == 1 + 2 * blocks
+    utils.plot_blocks({"default": utils.with_default_init(model), "ours": model}, utils.normalize(images))
+    utils.find_lr(model, small[0], 0.015, 0.2, steps=10)
+    utils.plot_samples(utils.Batches(images, small[1].labels[:16], transform=None))
 
 
 def test_the_spectrum_is_that_of_the_softmaxs_input_and_the_model_is_left_alone(model):
@@ -111,6 +123,8 @@ def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_i
     bent.fc.bias.data += 100  # which explains no difference between images
     model.blocks = torch.nn.Identity()
     r2, accuracy = utils.linear_share(model, CPU, small[1], small[1])
+    shuffled = utils.Batches(small[1].images, small[1].labels, batch_size=16, shuffle=True)
+    assert utils.linear_share(model, CPU, shuffled, shuffled) == pytest.approx((r2, accuracy), abs=1e-3)
     assert r2 == pytest.approx(1, abs=1e-3) and accuracy == pytest.approx(utils.test(model, CPU, small[1])[1])
     assert utils.linear_share(bent, CPU, small[1], small[1])[0] < 0.99
 

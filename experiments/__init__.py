@@ -1,0 +1,1 @@
+import utils  # noqa: F401  (before torch, for the scripts too)
