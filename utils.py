@@ -39,7 +39,7 @@ MEAN = (0.4914, 0.4822, 0.4465)  # of CIFAR-10's training images, pixels scaled 
 STD = (0.2470, 0.2435, 0.2616)
 TIMEOUT = 30  # seconds to wait for a silent server
 STAND_IN = "synthetic stand-in"
-on_stand_in = False  # set by load_cifar10; read by output_folder, fit and _save
+on_stand_in = False  # which images there are: only load_cifar10 sets it; logs, figures and output_folder read it
 
 
 # CIFAR-10 in memory: images, uint8 (N, 3, 32, 32), and labels, int64 (N,)
@@ -48,7 +48,7 @@ Images = namedtuple("Images", "train_images train_labels test_images test_labels
 
 def output_folder(name=""):
     """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder; for the stand-in, in one of its own."""
-    folder = Path(os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name)
+    folder = Path(os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -102,7 +102,7 @@ def load_picture(path):
     Raises ValueError: the pixels are floats or 32-bit integers, so the range of their values is not known.
     """
     picture = Image.open(path)
-    if picture.mode == "F" or picture.mode == "I" and picture.format != "PNG":
+    if picture.mode == "F" or picture.mode == "I" and picture.format not in ("PNG", "PPM"):
         raise ValueError(f"{path}: the range of its pixels is not known; save it with 8 or 16 bits a channel")
     picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
     if picture.mode.startswith("I"):  # 16 bits a pixel, which ``convert`` would clip to white
@@ -211,8 +211,9 @@ def keep_freed_memory():
 
 def adam(model):
     """Adam with two groups of parameters: first all others, last the blocks, which may have a rate of their own."""
-    others = [*model.stem.parameters(), *model.fc.parameters()]
-    return torch.optim.Adam([{"params": others}, {"params": [*model.blocks.parameters()]}], fused=True)
+    blocks = set(model.blocks.parameters())
+    others = [parameter for parameter in model.parameters() if parameter not in blocks]
+    return torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
 
 
 ONE_CYCLE = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
@@ -365,11 +366,11 @@ def block_outputs(model, images):
 def differences(model, images):
     """What distinguishes the images before the blocks and after each: a list of (B, 8), each of mean zero.
 
-    Along the directions that the keys of the first block read, or, without blocks, the last layer. BatchNorm is in
-    training mode, on a copy of the model.
+    Along the eight directions that the keys of the first block read; without blocks, the ten of the last layer.
+    BatchNorm is in training mode, on a copy of the model.
     """
     model = copy.deepcopy(model).train()
-    directions = (model.blocks[0].key if len(model.blocks) else model.fc).weight.detach()  # (8, 48)
+    directions = (model.blocks[0].key if len(model.blocks) else model.fc).weight.detach()
     return [(x - x.mean(0)) @ directions.T for x in block_outputs(model, images)]
 
 

@@ -1,12 +1,11 @@
 """From the published solution to ours, step by step: test accuracy after 24 epochs.
 
-    python -m experiments.ablation [ROW ...]
+    python -m experiments.ablation
 
-Runs the rows named (default: all) that ablation.csv does not have yet. Trains once more with each of
+Trains what ablation.csv does not have yet, and once more with each of
 two initialisations for curves.csv, if it is not there. Draws images/ablation.png and images/curves.png.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,9 +97,7 @@ def draw_curves(images=IMAGES):
 
 
 if __name__ == "__main__":
-    if unknown := set(sys.argv[1:]) - {setting.name for setting in ORDER}:
-        sys.exit(f"no row named {', '.join(unknown)}; the rows are: {', '.join(s.name for s in ORDER)}")
-    run_all(CSV, [job for job in JOBS if job[0].name in sys.argv[1:] or not sys.argv[1:]])
+    run_all(CSV, JOBS)
     if not CURVES.exists():
         torch.set_num_threads(1)
         append(CURVES, [row for name in INITIALISATIONS for row in curve(name)])

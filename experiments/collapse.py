@@ -35,12 +35,10 @@ WATCHED = FULL_RATE, 1
 
 
 def trace(setting, seed):
-    """Train again and look at the blocks every 25 steps.
+    """Train again and look at the blocks every 25 steps: a dict a look.
 
-    Returns:
-        A dict a look: epoch, training loss, and for each block the spread of Z over 256 images
-        (standard deviation) and the saturation of AM (mean of the largest share in a row:
-        1/8 is uniform, 1 is one-hot).
+    It has the epoch, the training loss, and for each block the spread of Z over 256 images (standard deviation)
+    and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
     """
     training, held_out = prepare(setting, seed, validation=True)
     model, device, batches, *rest = training

@@ -171,9 +171,8 @@ def build(setting):
     if setting.details == "published":
         for part in model.stem:
             part.conv = nn.Conv2d(part.conv.in_channels, part.conv.out_channels, kernel_size=3, padding=1)
-        for layer in model.modules():
-            if isinstance(layer, nn.Linear):
-                layer.bias = None
+        for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
+            layer.bias = None
     return model
 
 
@@ -198,20 +197,20 @@ def prepare(setting, seed, validation=False, device=None):
     Returns (model, device, training batches, optimizer, scheduler), in the order of
     ``utils.train``, and the held-out batches. Raises RuntimeError: there is only the stand-in.
     """
-    with quiet():
+    with quiet() as told:
         data = utils.load_cifar10()
     if utils.on_stand_in:
-        raise RuntimeError("the experiments want the real CIFAR-10: connect to the internet or set CIFAR10_ROOT")
+        raise RuntimeError(f"{told.getvalue()}the experiments want the real CIFAR-10")
     training, held_out = splits(data, validation)
     torch.manual_seed(seed)
     device = device or utils.pick_device()
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
-    optimizer = utils.adam(model)
-    rates = [setting.max_lr, setting.block_rate * setting.max_lr]
-    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
-    if setting.details == "published":  # OneCycleLR cycles beta1 by default
+    optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
+    if setting.details == "published":  # beta1 is cycled, too
         scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
+    else:
+        scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
 
 
@@ -284,9 +283,8 @@ def values(rows, name, column="accuracy"):
 
 def append(path, rows):
     """Append rows, dicts of the same keys, to a CSV; a new file gets a header."""
-    new = not path.exists()
     with open(path, "a", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        if new:
+        if file.tell() == 0:
             writer.writeheader()
         writer.writerows(rows)

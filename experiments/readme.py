@@ -40,10 +40,8 @@ OTHERS = {  # rows of published.csv that README.md shows: label
     "abhyuditjain/eva-8": "the best without residuals",
     "ajinkyakhadilkar/EVA-8": "the best; with residuals",
 }
-UVA = (
-    "https://github.com/phlippe/uvadlc_notebooks/blob/0da8037c7abc32f478ff6142acceb72dbcf088ee/"
-    "docs/tutorial_notebooks/tutorial15/Vision_Transformer.ipynb"
-)
+UVA = "https://github.com/phlippe/uvadlc_notebooks/blob/0da8037c7abc32f478ff6142acceb72dbcf088ee"
+UVA += "/docs/tutorial_notebooks/tutorial15/Vision_Transformer.ipynb"
 
 
 def table(header, rows):
@@ -182,6 +180,7 @@ def fill(text, texts):
 
 
 def main():
+    """Raises ValueError, before anything is written, as ``parts`` does."""
     texts = parts(json.loads(NOTEBOOK.read_text(encoding="utf-8")))
     for readme in READMES:
         readme.write_text(fill(readme.read_text(encoding="utf-8"), texts), encoding="utf-8")

@@ -7,7 +7,6 @@ A run that fails or is stopped changes nothing. One without CIFAR-10 writes to `
 
 import asyncio
 import os
-import shutil
 import signal
 import sys
 import tempfile
@@ -22,40 +21,42 @@ from experiments import readme
 
 
 class Live(NotebookClient):
-    """Shows what a cell prints at once, and ends the cell on Ctrl-C."""
+    """Shows what a cell prints at once."""
 
     def output(self, outputs, message, *place):
         if message["msg_type"] == "stream":
             print(message["content"]["text"], end="", flush=True)
         return super().output(outputs, message, *place)
 
-    async def async_start_new_kernel_client(self, **options):
-        def stop():
-            self.stopping = asyncio.ensure_future(self.km.interrupt_kernel())
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGINT, stop)
-        return await super().async_start_new_kernel_client(**options)
-
 
 def main():
     notebook = nbformat.read(readme.NOTEBOOK, as_version=4)
-    target = Path(os.environ.get("ULTIMUS_OUTPUT") or readme.ROOT).resolve()
-    target.mkdir(parents=True, exist_ok=True)
+    target = utils.output_folder().resolve()
     with tempfile.TemporaryDirectory(prefix=".run-", dir=target) as folder:  # in target: it must be writable
         os.environ["ULTIMUS_OUTPUT"] = folder  # for the kernel
+        client = Live(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": readme.ROOT}})
+        client.on_notebook_start = lambda **_: asyncio.get_running_loop().add_signal_handler(
+            signal.SIGINT, lambda: asyncio.ensure_future(client.km.interrupt_kernel())
+        )  # Ctrl-C ends the cell, as in a browser
         try:
-            Live(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": readme.ROOT}}).execute()
+            client.execute()
         except CellExecutionError as error:
             sys.exit(f"{error}\nNothing was changed.")
         on_stand_in = Path(folder, utils.STAND_IN).exists()
         nbformat.write(notebook, Path(folder, utils.STAND_IN if on_stand_in else "", readme.NOTEBOOK.name))
-        shutil.copytree(folder, target, dirs_exist_ok=True)
+        for path in [path for path in Path(folder).rglob("*") if path.is_file()]:
+            place = target / path.relative_to(folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(place)
     if on_stand_in:
         print(f"This was no run on CIFAR-10. Its results are in {target / utils.STAND_IN}. Nothing else was changed.")
     else:
-        if target == readme.ROOT:
-            readme.main()
         print(f"This was a run on CIFAR-10. Its results are in {target}.")
+        try:
+            if target == readme.ROOT:
+                readme.main()
+        except ValueError as error:
+            print(f"Both READMEs stay as they were: {error}")
 
 
 if __name__ == "__main__":

@@ -20,21 +20,25 @@ def surroundings(monkeypatch, tmp_path):
 
 
 @pytest.fixture
+def net():
+    """A new network whose BatchNorm has seen images, in training mode."""
+    torch.manual_seed(0)
+    net = UltimusNet()
+    net(torch.randn(64, 3, 32, 32))
+    return net
+
+
+@pytest.fixture
 def small():
     """96 images of random pixels: Batches of 16 for training and for the test."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    labels = torch.arange(96) % 10
-    return (
-        utils.Batches(images, labels, batch_size=16, shuffle=True, transform=utils.augment),
-        utils.Batches(images, labels, batch_size=16),
-    )
+    options = dict(images=images, labels=torch.arange(96) % 10, batch_size=16)
+    return utils.Batches(**options, shuffle=True, transform=utils.augment), utils.Batches(**options)
 
 
 @pytest.fixture
-def training(small):
-    """A new network with everything that ``utils.fit`` takes for two epochs, the history last."""
-    torch.manual_seed(0)
-    model = UltimusNet()
-    optimizer = utils.adam(model)
-    return model, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6, 0.005), 2, []
+def training(net, small):
+    """Everything that ``utils.fit`` takes for two epochs, the history last."""
+    optimizer = utils.adam(net)
+    return net, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6, [0.005, 0.001]), 2, []

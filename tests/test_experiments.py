@@ -12,20 +12,15 @@ from experiments.harness import Setting, build, run_all
 
 def test_the_rows_of_the_ablation_differ_by_one_change_each():
     for before, after in zip(ablation.LADDER, ablation.LADDER[1:]):
-        changed = [f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)]
+        changed = {f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)} - {"name"}
         together = {"batch_size", "max_lr"}  # a smaller batch wants its own rate
-        assert len(set(changed) - {"name"}) == 1 or set(changed) - {"name"} == together, after.name
+        assert len(changed) == 1 or changed == together, after.name
 
 
-def test_networks_are_what_their_settings_say():
-    expected = {
-        "no blocks": 19_546,
-        "MLP 48 > 64 > 48, no blocks": 25_930,
-        "MLP 48 > 64 > 8 > 48, no blocks": 23_762,
-        "linear 48 > 8 > 48, no blocks": 20_370,
-        "published solution rebuilt": 25_776,
-    }
-    expected |= {"1 block": 21_154, "2 blocks": 22_762, "3 blocks": 24_370}
+def test_networks_are_what_their_settings_say_share_no_module_and_the_linear_map_is_what_ours_is_initialised_as():
+    expected = {"published solution rebuilt": 25_776, "no blocks": 19_546}
+    expected |= {"1 block": 21_154, "2 blocks": 22_762, "3 blocks": 24_370, "linear 48 > 8 > 48, no blocks": 20_370}
+    expected |= {"MLP 48 > 64 > 48, no blocks": 25_930, "MLP 48 > 64 > 8 > 48, no blocks": 23_762}
     for setting in ablation.ORDER + tuning.SETTINGS:
         count = sum(p.numel() for p in build(setting).parameters())
         assert count == expected.get(setting.name, 25_978), setting.name
@@ -33,21 +28,31 @@ def test_networks_are_what_their_settings_say():
     assert biased == {"Conv2d", "BatchNorm2d"}
     for setting, side in ((ablation.PUBLISHED, 32), (ablation.PER_IMAGE, 32), (ablation.OURS, 8)):
         assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
-
-
-def test_networks_share_no_module_and_the_published_training_cycles_beta1(monkeypatch):
     build(tuning.SETTINGS[1]).double()
     build(tuning.SETTINGS[1])(torch.zeros(1, 3, 32, 32))
+    networks, x = [], 1e-3 * torch.randn(4, 48)
+    for setting in (next(setting for setting in ablation.ORDER if setting.head == "linear"), ablation.OURS):
+        torch.manual_seed(0)
+        networks.append(build(setting))
+    linear, ours = networks
+    torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
+    assert torch.equal(linear.fc.weight, ours.fc.weight)
+
+
+def test_only_the_published_training_cycles_beta1_and_none_takes_the_stand_in(monkeypatch):
     images, labels = torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), torch.zeros(50_000, dtype=torch.int64)
     monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Images(images, labels, images, labels))
     for setting, betas in ((ablation.PUBLISHED, (0.95, 0.85)), (ablation.BIASES, (0.9, 0.9))):
         (_, _, _, optimizer, scheduler), _ = harness.prepare(setting, seed=1, device=torch.device("cpu"))
-        seen = [optimizer.param_groups[0]["betas"][0]]
+        seen = []
         for _ in range(24 * 98 - 1):
+            seen.append(optimizer.param_groups[0]["betas"][0])
             optimizer.step()
             scheduler.step()
-            seen.append(optimizer.param_groups[0]["betas"][0])
         assert (seen[0], min(seen)) == pytest.approx(betas, abs=1e-3)
+    utils.on_stand_in = True
+    with pytest.raises(RuntimeError, match="real CIFAR-10"):
+        harness.prepare(ablation.OURS, seed=1)
 
 
 def test_the_published_augmentation_draws_its_own_for_each_image():
@@ -64,33 +69,19 @@ def test_the_published_augmentation_draws_its_own_for_each_image():
 def test_only_attention_across_the_batch_mixes_its_images():
     for setting, mixes in ((ablation.PLAIN, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
         torch.manual_seed(0)
-        net, images = build(setting).eval(), 5 * torch.randn(6, 3, 32, 32)
-        with torch.no_grad():
-            inputs = net.features(images)
-            together, alone = net.blocks[0](inputs), net.blocks[0](inputs[:1])
-        assert (together[0] - alone[0]).abs().max().gt(1e-5).item() is mixes
-
-
-def test_the_linear_map_is_what_ours_is_initialised_as():
-    bottleneck = next(s for s in ablation.ORDER if s.head == "linear")
-    torch.manual_seed(0)
-    linear = build(bottleneck)
-    torch.manual_seed(0)
-    ours, x = build(ablation.OURS), 1e-3 * torch.randn(4, 48)
-    torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
-    assert torch.equal(linear.fc.weight, ours.fc.weight)
+        net = build(setting).eval()
+        inputs = net.features(5 * torch.randn(6, 3, 32, 32))
+        difference = net.blocks[0](inputs)[0] - net.blocks[0](inputs[:1])[0]
+        assert (difference.abs().max() > 1e-5) == mixes
 
 
 def test_the_validation_split_is_the_last_5000_of_a_fixed_shuffle_and_never_the_test_set():
-    class Data:
-        train_images = train_labels = torch.arange(50_000)
-        test_images = test_labels = torch.arange(50_000, 60_000)
-
-    (training, _), (held_out, _) = harness.splits(Data, validation=True)
-    assert len(training) == 45_000 and len(held_out) == 5_000
-    assert torch.cat([training, held_out]).sort().values.tolist() == list(range(50_000))
-    assert torch.equal(held_out, harness.splits(Data, validation=True)[1][0])
-    assert torch.equal(harness.splits(Data, validation=False)[1][0], Data.test_images)
+    training, test = torch.arange(50_000), torch.arange(50_000, 60_000)
+    data = utils.Images(training, training, test, test)
+    (used, _), (held_out, _) = harness.splits(data, validation=True)
+    assert len(used) == 45_000 and torch.equal(torch.cat([used, held_out]).sort().values, training)
+    assert torch.equal(held_out, harness.splits(data, validation=True)[1][0])
+    assert torch.equal(harness.splits(data, validation=False)[1][0], test)
 
 
 def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_path, monkeypatch, capsys):
@@ -101,23 +92,14 @@ def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_pat
 
     monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda *_, **options: ThreadPoolExecutor(1))
     monkeypatch.setattr(harness, "run", run)
-    path = tmp_path / "table.csv"
-    jobs = [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
+    path, jobs = tmp_path / "table.csv", [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
     run_all(path, jobs[:3], stop=1)
-    assert "0 runs done, 3 to do" in capsys.readouterr().out
     run_all(path, [*jobs, (Setting("a", max_lr=0.5), 1)], stop=1)
     assert "3 runs done, 2 to do" in capsys.readouterr().out
     with pytest.raises(MemoryError):  # after all others, whose rows are kept
         run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], stop=1)
     rows = sorted((row["name"], row["seed"]) for row in harness.read(path))
     assert rows == [("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("too large", "2")]
-
-
-def test_the_experiments_refuse_the_stand_in(monkeypatch):
-    monkeypatch.setattr(utils, "load_cifar10", lambda: None)
-    utils.on_stand_in = True
-    with pytest.raises(RuntimeError, match="real CIFAR-10.*CIFAR10_ROOT"):
-        harness.prepare(ablation.OURS, seed=1)
 
 
 @pytest.mark.parametrize("draw", [ablation.draw, ablation.draw_curves, collapse.draw, published.draw])
@@ -127,14 +109,11 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(draw, tmp_path):
     assert figure.stat().st_size > 5_000 and (ablation.IMAGES / figure.name).exists()
 
 
-def test_the_curves_end_where_the_ablations_runs_do():
-    ends = [harness.values(harness.read(ablation.CURVES), name)[-1] for name in ablation.INITIALISATIONS]
-    rows = harness.read(ablation.CSV)
-    assert ends == [harness.values(rows, f"ours{end}")[0] for end in ("", " with PyTorch's initialisation")]
-
-
-@pytest.mark.parametrize("module", [ablation, collapse, tuning])
-def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other(module):
-    runs = [harness.known(row) for row in harness.read(module.CSV)]
-    jobs = {harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in module.JOBS}
-    assert len(runs) == len(jobs) and set(runs) == jobs
+def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other_and_the_curves_end_as_theirs_do():
+    for module in (ablation, collapse, tuning):
+        runs = [harness.known(row) for row in harness.read(module.CSV)]
+        jobs = [harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in module.JOBS]
+        assert sorted(runs) == sorted(jobs), module.CSV
+    rows, curves = harness.read(ablation.CSV), harness.read(ablation.CURVES)
+    for curve, name in zip(ablation.INITIALISATIONS, ("ours", "ours with PyTorch's initialisation")):
+        assert harness.values(curves, curve)[-1] == harness.values(rows, name)[0]
