@@ -320,8 +320,8 @@ def test(model, device, batches):
     """Print the test line of the published log's format; return (mean loss, accuracy in %)."""
     logits, labels = predict(model, device, batches)
     loss, percent = F.cross_entropy(logits, labels).item(), accuracy(logits, labels)
-    correct = f"{percent * len(labels) / 100:.0f}/{len(labels)} ({percent:.2f}%)"
-    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {correct}\n")
+    right = round(percent * len(labels) / 100)
+    print(f"Test set: Average loss: {loss:.4f}, Accuracy: {right}/{len(labels)} ({percent:.2f}%)\n")
     return loss, percent
 
 
@@ -382,8 +382,7 @@ def remaining_variance(passed):
 def spectrum(model, images):
     """How strongly each direction of X reaches the logits: the 9 largest singular values of d logits / dX.
 
-    Means over the images, normalised (B, 3, 32, 32), in eval mode. The softmax ignores the mean of the ten logits, so
-    it is subtracted.
+    Means over normalised images (B, 3, 32, 32), in eval mode, without the mean of the logits: the softmax ignores it.
     """
     model = copy.deepcopy(model).eval()
     x = model.features(images).detach()
@@ -513,10 +512,10 @@ def plot_confusion(labels, predicted):
 def plot_attention(model, images, labels):
     """The attention map of each block beside a few images, uint8 (B, 3, 32, 32), in eval mode."""
     model.eval()
-    inputs = block_outputs(model, normalize(images))
-    maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, inputs)]  # (B, 8, 8) a block
+    maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, block_outputs(model, normalize(images)))]
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
-    reach = max([(am - uniform).abs().max().item() for am in maps], default=0)
+    shown = torch.cat([torch.tensor([uniform]), *(am.flatten() for am in maps)])
+    reach = (shown - uniform).abs().max().item()
     shape = len(images), 1 + len(maps)
     figure, grid = plt.subplots(*shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False)
     for row, image, label, *ams in zip(grid, images, labels, *maps):
@@ -525,6 +524,7 @@ def plot_attention(model, images, labels):
             picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
     if maps:
-        figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+        colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+        colorbar.ax.set_ylim(shown.min().item(), shown.max().item())
     figure.suptitle("Attention maps of single images")
     return _save(figure, "attention_maps.png")
