@@ -2,10 +2,10 @@
 
     python -m experiments.benchmark [--device cpu|cuda]
 
-Trains for one epoch in three ways, in turn, five times over: *a usual*, torchvision's transforms on
-each image, a DataLoader with two workers and a bar that reads the loss in each step; *b ours*,
-``utils.Batches`` and ``utils.train``; *c floor*, forward, backward and Adam on one batch. Then comes
-the published system in our loop. Last, on a CPU, comes our training beside other programs.
+Trains for one epoch in three ways, in turn, five times over: *a usual*, torchvision's transforms on each image, a
+DataLoader with two workers and a bar that reads the loss in each step; *b ours*, ``utils.Batches`` and ``utils.train``;
+*c floor*, forward, backward and Adam on one batch. Then the published system in our loop and, on a CPU, our training
+beside other programs.
 """
 
 import argparse
@@ -102,8 +102,7 @@ def main():
     parser.add_argument("--device", default=utils.pick_device().type)
     device = torch.device(parser.parse_args().device)
 
-    training, _ = prepare(OURS, seed=1, device=device)
-    model, _, batches, optimizer, scheduler = training
+    (model, _, batches, optimizer, scheduler), _ = prepare(OURS, seed=1, device=device)
     images, labels = next(iter(batches))
     augmentation = [transforms.RandomCrop(32, padding=2, padding_mode="reflect"), transforms.RandomHorizontalFlip()]
     per_image = transforms.Compose([*augmentation, transforms.ToTensor(), transforms.Normalize(utils.MEAN, utils.STD)])
@@ -116,17 +115,13 @@ def main():
     }
     for way in ("b ours", "c floor"):  # warm-up
         seconds(ways[way], device)
-    times = {way: [] for way in ways}
-    for _ in range(REPETITIONS):
-        for way in ways:
-            times[way].append(seconds(ways[way], device))
-    a, b, c = times.values()
-    ratios = [statistics.median(x / y for x, y in zip(*pair)) for pair in ((a, b), (b, c))]
+    repetitions = [[seconds(epoch, device) for epoch in ways.values()] for _ in range(REPETITIONS)]
+    ratios = [statistics.median(times[i] / times[i + 1] for times in repetitions) for i in (0, 1)]
 
     print(f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n")
     print("| way | seconds an epoch | images a second |\n| --- | ---: | ---: |")
-    for way in ways:
-        median = statistics.median(times[way])
+    for way, times in zip(ways, zip(*repetitions)):
+        median = statistics.median(times)
         print(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
     print(f"\na/b = {ratios[0]:.2f}, b/c = {ratios[1]:.3f} (medians of the ratios in each repetition)\n")
 

@@ -2,10 +2,9 @@
 
     python -m experiments.collapse
 
-1. Several seeds of our setting, at several learning rates of the network and of the blocks, for
-   eight epochs, measured on the validation images. Into collapse.csv.
-2. One run that collapses again, with a look at the blocks every 25 steps. Into
-   collapse_trace.csv and images/collapse.png.
+1. Several learning rates of the network and of the blocks, several seeds each, eight epochs, measured on the validation
+   images. Into collapse.csv.
+2. One run that collapses again, with a look at the blocks every 25 steps. Into collapse_trace.csv, images/collapse.png.
 """
 
 import itertools
@@ -19,18 +18,13 @@ import utils
 from experiments.ablation import IMAGES, OURS
 from experiments.harness import append, prepare, quiet, read, run_all
 
-CSV = Path(__file__).with_name("collapse.csv")
-TRACE = Path(__file__).with_name("collapse_trace.csv")
+CSV, TRACE = (Path(__file__).with_name(name) for name in ("collapse.csv", "collapse_trace.csv"))
 STOP, EVERY = 8, 25  # epochs; steps between two looks
-SEEDS = {1: 10, 3: 3, 4.5: 3, 6: 3}  # max_lr as a multiple of ours: number of seeds
-JOBS = [
-    (replace(OURS, name=f"{multiple} x max_lr", max_lr=multiple * OURS.max_lr), seed)
-    for multiple, seeds in SEEDS.items()
-    for seed in range(1, seeds + 1)
-]
+RATES = [replace(OURS, name=f"{multiple} x max_lr", max_lr=multiple * OURS.max_lr) for multiple in (1, 3, 4.5, 6)]
 FULL_RATE = replace(OURS, name="3 x max_lr, the blocks at the full rate", max_lr=3 * OURS.max_lr, block_rate=1.0)
 FIFTH = replace(FULL_RATE, name="3 x max_lr, the blocks at a fifth of it", block_rate=0.2)
-JOBS += [(setting, seed) for setting in (FIFTH, FULL_RATE) for seed in (1, 2, 3)]
+SEEDS = {RATES[0]: 10}  # how many seeds a setting has, if not three
+JOBS = [(s, seed) for s in [*RATES, FIFTH, FULL_RATE] for seed in range(1, SEEDS.get(s, 3) + 1)]
 WATCHED = FULL_RATE, 1
 
 
@@ -40,8 +34,7 @@ def trace(setting, seed):
     It has the epoch, the training loss, and for each block the spread of Z over 256 images (standard deviation)
     and the saturation of AM (mean of the largest share in a row: 1/8 is uniform, 1 is one-hot).
     """
-    training, held_out = prepare(setting, seed, validation=True)
-    model, device, batches, *rest = training
+    (model, device, batches, *rest), held_out = prepare(setting, seed, validation=True)
     sample = utils.normalize(held_out.images[:256])
     rows = []
     for epoch in range(1, STOP + 1):

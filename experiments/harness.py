@@ -58,14 +58,35 @@ class Residual(Ultimus):
         return x + super().forward(x)
 
 
+class BothImages(UltimusNet):
+    """X is the mean over an image and its mirror image, so both have the same logits.
+
+    An average over a group is invariant to it: Cohen & Welling 2016, https://arxiv.org/abs/1602.07576.
+    """
+
+    def features(self, images):
+        return super().features(torch.cat([images, images.flip(3)])).view(2, -1, 48).mean(0)
+
+
+def cutout(images, size):
+    """Cover a square around a random pixel of each image with grey. uint8 (B, 3, 32, 32) to the same.
+
+    DeVries & Taylor 2017, https://arxiv.org/abs/1708.04552.
+    """
+    place, device = torch.arange(32, device=images.device), images.device
+    corner = torch.randint(32, (2, len(images), 1), device=device) - size // 2
+    down, right = (place >= corner) & (place < corner + size)  # (B, 32) each
+    grey = torch.tensor(utils.MEAN, device=device).mul(255).round().to(torch.uint8).view(3, 1, 1)
+    return torch.where((down[:, :, None] & right[:, None, :])[:, None], grey, images)
+
+
 def published_augmentation(images):
     """The published run's augmentation, uint8 (B, 3, 32, 32) to the same, each image by its own draw.
 
-    In the order of that run's figure of samples (its transforms stand in a Python set): a black hole
-    of 8 x 8 with probability 0.9; a border of two pixels, grey because it was filled after the
-    normalisation; a crop; with probability 0.5 a rotation by up to 45 degrees, a scale of 0.9 to 1.1
-    and a shift of up to two pixels, reflected beyond the border; a flip. Read in
-    EVA8-all_models-new/utils.py and Session-9_Assignment.ipynb of
+    In the order of that run's figure of samples (its transforms stand in a Python set): a black hole of 8 x 8 with
+    probability 0.9; a border of two pixels, grey because it was filled after the normalisation; a crop; with
+    probability 0.5 a rotation by up to 45 degrees, a scale of 0.9 to 1.1 and a shift of up to two pixels, reflected
+    beyond the border; a flip. Read in EVA8-all_models-new/utils.py and Session-9_Assignment.ipynb of
     https://github.com/shreyash-99/EVA8/tree/835343031be2482f976b8e2de887c65dd5a16be3
     """
     count, device = len(images), images.device
@@ -117,6 +138,8 @@ AUGMENTATIONS = {
     "crop and flip": utils.augment,
     "crop by 1 and flip": lambda images: utils.random_flip(utils.random_crop(images, 1)),
     "crop by 4 and flip": lambda images: utils.random_flip(utils.random_crop(images, 4)),
+    "crop by 4": lambda images: utils.random_crop(images, 4),
+    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images, 4), 8),
     "none": None,
     "published": published_augmentation,
 }
@@ -137,11 +160,12 @@ class Setting:
     max_lr: float = 0.01
     block_rate: float = 0.1  # the learning rate of the blocks, as a share of the others'
     augment: str = "crop and flip"
+    mirror: bool = False  # X over the image and its mirror image
 
 
 def build(setting):
     """The network of a setting."""
-    model = UltimusNet()
+    model = BothImages() if setting.mirror else UltimusNet()
     if setting.stem != "ours":
         pools, blurs, dilation = pools_and_blurs(setting.stem)
         for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
@@ -190,12 +214,10 @@ def splits(data, validation):
 
 
 def prepare(setting, seed, validation=False, device=None):
-    """Everything for a training of one setting under one seed.
+    """Everything for a training of one setting under one seed; ``validation`` as in ``splits``.
 
-    With ``validation``, train on 45,000 and measure on 5,000 training images, to choose settings.
-
-    Returns (model, device, training batches, optimizer, scheduler), in the order of
-    ``utils.train``, and the held-out batches. Raises RuntimeError: there is only the stand-in.
+    Returns (model, device, training batches, optimizer, scheduler), in the order of ``utils.train``, and the held-out
+    batches. Raises RuntimeError: there is only the stand-in.
     """
     with quiet() as told:
         data = utils.load_cifar10()
@@ -207,29 +229,25 @@ def prepare(setting, seed, validation=False, device=None):
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
-    if setting.details == "published":  # beta1 is cycled, too
-        scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
-    else:
-        scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
+    policy = utils.ONE_CYCLE | {"cycle_momentum": setting.details == "published"}  # which cycles beta1, too
+    scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **policy)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
 
 
 def run(setting, seed, validation=False, stop=EPOCHS):
     """Train one setting under one seed and measure it once, at the end.
 
-    ``stop`` leaves the 24-epoch schedule after this many epochs. Returns a dict: the setting, seed,
-    parameters; training and held-out accuracy in %, the latter also "mirrored"
-    (``utils.predict_mirrored``); effective_rank, the number of singular values of d logits / dX above a
-    hundredth of the largest, for 512 held-out images (empty where the images of a batch are mixed);
-    seconds a training epoch.
+    ``stop`` leaves the 24-epoch schedule after this many epochs. Returns a dict: the setting, seed, parameters;
+    training and held-out accuracy in %, the latter also "mirrored" (``utils.predict_mirrored``); effective_rank, the
+    number of singular values of d logits / dX above a hundredth of the largest, for 512 held-out images (empty where
+    the images of a batch are mixed); seconds a training epoch.
     """
-    training, held_out = prepare(setting, seed, validation)
-    model, device = training[:2]
+    (model, device, *rest), held_out = prepare(setting, seed, validation)
     started = time.perf_counter()
     with quiet():
         try:
             for epoch in range(1, stop + 1):
-                _, train_accuracy = utils.train(*training, epoch)
+                _, train_accuracy = utils.train(model, device, *rest, epoch)
         except FloatingPointError:  # the network that is left is measured all the same
             train_accuracy = float("nan")
     seconds = (time.perf_counter() - started) / epoch

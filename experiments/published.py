@@ -2,8 +2,8 @@
 
     python -m experiments.published
 
-Draws images/published.png from published.csv (one row for each solution, as its own
-log has it, with the commit and the file that were read) and ablation.csv (ours).
+Draws images/published.png from ablation.csv (ours) and published.csv: one row for each solution, as its own log has it,
+with the commit and the file that were read.
 """
 
 import statistics
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from experiments.ablation import CSV as ABLATION
-from experiments.ablation import IMAGES
+from experiments import ablation
 from experiments.harness import CHANCE, read, values
 
 CSV = Path(__file__).with_name("published.csv")
@@ -20,9 +19,9 @@ DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
 NAMED = ["shreyash-99", "MPGarg", "abhyuditjain", "ajinkyakhadilkar"]  # from the left, so that no line crosses a name
 
 
-def draw(images=IMAGES):
+def draw(images=ablation.IMAGES):
     """Every solution of published.csv as a dot over its test accuracy at the end, and the mean of ours."""
-    ours = statistics.mean(values(read(ABLATION), "ours"))
+    ours = statistics.mean(values(read(ablation.CSV), "ours"))
     rows = sorted(read(CSV), key=lambda row: -float(row["accuracy"]))
     field = [float(row["accuracy"]) for row in rows]
     levels = []  # of each dot, the lowest at which it overlaps no earlier one

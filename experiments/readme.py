@@ -2,9 +2,8 @@
 
     python -m experiments.readme
 
-A part stands between <!-- NAME --> and <!-- /NAME -->. The training log comes from the outputs
-of the notebook, the tables from the CSVs and benchmark.txt. A test fails when a README is not
-what this script would write.
+A part stands between <!-- NAME --> and <!-- /NAME -->. The training log comes from the outputs of the notebook, the
+tables from the CSVs and benchmark.txt. A test fails when a README is not what this script would write.
 """
 
 import json
@@ -50,12 +49,6 @@ def table(header, rows):
     return "\n".join(f"| {' | '.join(cells)} |" for cells in ([name.rstrip(":") for name in header], rule, *rows))
 
 
-def printed(notebook):
-    """What each code cell of the notebook printed."""
-    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    return ["".join("".join(out.get("text", "")) for out in cell["outputs"]) for cell in cells]
-
-
 def listed(numbers, digits=2):
     return ", ".join(f"{number:.{digits}f}" for number in numbers)
 
@@ -67,9 +60,9 @@ def spread(numbers):
     return f"{statistics.mean(numbers):.2f} ± {statistics.stdev(numbers):.2f}"
 
 
-def gap(rows, one, other, column="accuracy"):
-    """One setting against another: difference of the means and its standard error."""
-    one, other = values(rows, one, column), values(rows, other, column)
+def gap(rows, name, column):
+    """A setting against no blocks: difference of the means and its standard error."""
+    one, other = values(rows, name, column), values(rows, "no blocks", column)
     error = (statistics.variance(one) / len(one) + statistics.variance(other) / len(other)) ** 0.5
     return f"{statistics.mean(one) - statistics.mean(other):+.2f} ± {error:.2f}".replace("-", "−")
 
@@ -82,10 +75,9 @@ def between(numbers):
 def ladder(rows):
     lines = []
     for setting in ablation.ORDER:
-        columns = ("accuracy", "train_accuracy", "effective_rank")
-        test, training, ranks = (values(rows, setting.name, column) for column in columns)
-        mean = f"{statistics.mean(training):.1f}"
-        lines.append([setting.name, spread(test), mean, str(len(test)), between(ranks) if ranks else ""])
+        test, ranks = values(rows, setting.name), values(rows, setting.name, "effective_rank")
+        training = f"{statistics.mean(values(rows, setting.name, 'train_accuracy')):.1f}"
+        lines.append([setting.name, spread(test), training, str(len(test)), between(ranks) if ranks else ""])
     return table(["network and training", "test accuracy (%):", "training (%):", "runs:", "effective rank:"], lines)
 
 
@@ -101,15 +93,14 @@ def stability():
     rows, lines = read(collapse.CSV), []
     for setting in dict.fromkeys(setting for setting, _ in collapse.JOBS):
         accuracies, ranks = values(rows, setting.name), values(rows, setting.name, "effective_rank")
-        dead = sum(value < COLLAPSED for value in accuracies)
-        name = f"{setting.max_lr:.4g} ({setting.name})"
-        lines.append([name, f"{dead} of {len(accuracies)}", between(ranks), listed(accuracies, 1)])
+        dead = f"{sum(value < COLLAPSED for value in accuracies)} of {len(accuracies)}"
+        lines.append([f"{setting.max_lr:.4g} ({setting.name})", dead, between(ranks), listed(accuracies, 1)])
     return table(["max_lr", "collapsed:", "effective rank:", "validation accuracy of each (%)"], lines)
 
 
-def trials():
+def trials(settings):
     rows, lines = read(tuning.CSV), []
-    for setting in tuning.SETTINGS:
+    for setting in settings:
         plain, mirrored = values(rows, setting.name), values(rows, setting.name, "mirrored")
         lines.append([setting.name, listed(plain), *(f"{statistics.mean(runs):.2f}" for runs in (plain, mirrored))])
     return table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "mirrored:"], lines)
@@ -130,10 +121,10 @@ def others(rows):
 def parts(notebook):
     """The text of each measured part, by its name.
 
-    Raises:
-        ValueError: the notebook's training is not whole, or it ran on the stand-in.
+    Raises ValueError: the notebook's training is not whole, or it ran on the stand-in.
     """
-    texts = printed(notebook)
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    texts = ["".join("".join(out.get("text", "")) for out in cell["outputs"]) for cell in cells]  # printed by each
     log = next((text for text in texts if "EPOCH: 1 " in text), "")
     if log.count("Test set: ") != EPOCHS or utils.STAND_IN in log:
         raise ValueError(f"the notebook has no log of {EPOCHS} epochs on CIFAR-10: run all of its cells first")
@@ -146,9 +137,7 @@ def parts(notebook):
     rows = read(ablation.CSV)
     first, second, *_ = map(float, re.findall(r"\d+/10000 \(([\d.]+)%\)", log))
     steps = [[label, spread(values(rows, name)), str(len(values(rows, name)))] for name, label in STEPS.items()]
-    gaps = []
-    for name, label in GAPS.items():
-        gaps.append([label, *(gap(rows, name, "no blocks", column) for column in ("accuracy", "train_accuracy"))])
+    gaps = [[label, gap(rows, n, "accuracy"), gap(rows, n, "train_accuracy")] for n, label in GAPS.items()]
     return {
         "headline": f"**{spread(values(rows, 'ours'))} % on CIFAR-10's test set** (mean ± standard deviation of five "
         f"seeds), {spread(values(rows, 'ours', 'mirrored'))} % when the prediction is averaged over each test image "
@@ -168,7 +157,8 @@ def parts(notebook):
         "ladder": ladder(rows),
         "seeds": seeds(rows),
         "collapse": stability(),
-        "tuning": trials(),
+        "tuning": trials(tuning.SETTINGS),
+        "next": trials(tuning.NEXT_SETTINGS),
         "benchmark": benchmark,
     }
 

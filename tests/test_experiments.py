@@ -21,7 +21,7 @@ def test_networks_are_what_their_settings_say_share_no_module_and_the_linear_map
     expected = {"published solution rebuilt": 25_776, "no blocks": 19_546}
     expected |= {"1 block": 21_154, "2 blocks": 22_762, "3 blocks": 24_370, "linear 48 > 8 > 48, no blocks": 20_370}
     expected |= {"MLP 48 > 64 > 48, no blocks": 25_930, "MLP 48 > 64 > 8 > 48, no blocks": 23_762}
-    for setting in ablation.ORDER + tuning.SETTINGS:
+    for setting in ablation.ORDER + tuning.SETTINGS + tuning.NEXT_SETTINGS:
         count = sum(p.numel() for p in build(setting).parameters())
         assert count == expected.get(setting.name, 25_978), setting.name
     biased = {type(m).__name__ for m in build(ablation.PUBLISHED).modules() if getattr(m, "bias", None) is not None}
@@ -66,8 +66,16 @@ def test_the_published_augmentation_draws_its_own_for_each_image():
     assert ((out != 200) & (out != 156) & (out != 0))[:, 0].any(2).any(1).float().mean() > 0.1  # turned ones
 
 
+def test_the_next_network_sees_mirror_images_as_one_and_cutout_covers_a_square():
+    net, images = build(tuning.NEXT).double(), torch.randn(4, 3, 32, 32).double()
+    torch.testing.assert_close(net(images), net(images.flip(3)), atol=1e-9, rtol=0)
+    covered = harness.cutout(torch.zeros(999, 3, 32, 32, dtype=torch.uint8), 8).ne(0).all(1)
+    down, right = covered.any(2).sum(1), covered.any(1).sum(1)
+    assert torch.equal(covered.sum((1, 2)), down * right) and {*down.tolist(), *right.tolist()} == {4, 5, 6, 7, 8}
+
+
 def test_only_attention_across_the_batch_mixes_its_images():
-    for setting, mixes in ((ablation.PLAIN, True), (ablation.PER_IMAGE, False), (ablation.OURS, False)):
+    for setting, mixes in ((ablation.PLAIN, True), (ablation.PER_IMAGE, False), (tuning.NEXT, False)):
         torch.manual_seed(0)
         net = build(setting).eval()
         inputs = net.features(5 * torch.randn(6, 3, 32, 32))
