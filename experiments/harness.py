@@ -139,6 +139,7 @@ AUGMENTATIONS = {
     "crop by 1 and flip": lambda images: utils.random_flip(utils.random_crop(images, 1)),
     "crop by 4 and flip": lambda images: utils.random_flip(utils.random_crop(images, 4)),
     "crop by 4": lambda images: utils.random_crop(images, 4),
+    "crop by 3, square of 8": lambda images: cutout(utils.random_crop(images, 3), 8),
     "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images, 4), 8),
     "none": None,
     "published": published_augmentation,

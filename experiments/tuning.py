@@ -26,11 +26,13 @@ SETTINGS = [
     *(replace(OURS, name=f"c {c}", c=c) for c in (0.125, 0.5)),
     *(replace(OURS, name=f"crop by {padding}", augment=f"crop by {padding} and flip") for padding in (1, 4)),
 ]
-NEXT = Setting("none of these", mirror=True, stem="average pools 3x3", augment="crop by 4, square of 8")
+NEXT = Setting("as described", mirror=True, stem="average pools 3x3", augment="crop by 4, square of 8")
 NEXT_SETTINGS = [
     NEXT,
     replace(NEXT, name="blurs in place of the average pools", stem="ours"),
     replace(NEXT, name="no square", augment="crop by 4"),
+    replace(NEXT, name="crop by 3 and the square", augment="crop by 3, square of 8"),
+    replace(NEXT, name="c 0.5 and the mirror image", c=0.5),
 ]
 # More than one seed for what was a point better at seed 1, and for the blocks' rate.
 SEEDS = {OURS.name: 8, "average pools 3x3/2 in place of the blurs": 8, "crop by 4": 4, "first max-pools 3x3": 3}
