@@ -36,7 +36,13 @@ NEXT_SETTINGS = [
 ]
 # More than one seed for what was a point better at seed 1, and for the blocks' rate.
 SEEDS = {OURS.name: 8, "average pools 3x3/2 in place of the blurs": 8, "crop by 4": 4, "first max-pools 3x3": 3}
-SEEDS |= {"c 0.5": 3, "blocks at 0.2 x max_lr": 2, NEXT.name: 3, "blurs in place of the average pools": 2}
+SEEDS |= {
+    "c 0.5": 3,
+    "blocks at 0.2 x max_lr": 2,
+    NEXT.name: 3,
+    "blurs in place of the average pools": 2,
+    "no square": 3,
+}
 JOBS = [(s, seed) for s in SETTINGS + NEXT_SETTINGS for seed in range(1, SEEDS.get(s.name, 1) + 1)]
 
 if __name__ == "__main__":
