@@ -230,8 +230,10 @@ def prepare(setting, seed, validation=False, device=None):
     model = build(setting).to(device, memory_format=torch.channels_last)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
-    policy = utils.ONE_CYCLE | {"cycle_momentum": setting.details == "published"}  # which cycles beta1, too
-    scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **policy)
+    if setting.details == "published":  # beta1 is cycled, too
+        scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
+    else:
+        scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
 
 

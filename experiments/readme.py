@@ -144,7 +144,7 @@ def parts(notebook):
         "and its mirror image.",
         "steps": table(["network and training", "test accuracy (%):", "runs:"], steps),
         "blocks": table(["percentage points ± standard error against no blocks", "test:", "training:"], gaps),
-        "linear": f"For the trained network of the notebook, the best linear map from X to the logits explains {r2} "
+        "linear": f"For the trained network of the notebook, the best linear map from X to the logits reproduces {r2} "
         f"of their variance. This map alone has {linear} % test accuracy.",
         "others": others(rows),
         "time": f"On two CPU cores the published system trains for {EPOCHS} epochs of {theirs:.0f} s, "

@@ -23,8 +23,7 @@ def address(reply):
 
     def handle(connection, *_):
         connection.recv(1000)
-        if reply is None:
-            time.sleep(1)
+        time.sleep(1 if reply is None else 0)
         connection.sendall(reply or b"")
 
     server = socketserver.TCPServer(("127.0.0.1", 0), handle)

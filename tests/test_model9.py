@@ -39,8 +39,7 @@ def test_an_images_logits_never_depend_on_the_batch(net, count, scale):
 def test_new_blocks_are_the_projection_on_the_same_eight_directions_of_sum_zero_and_the_classes_read_all(net):
     basis = net.blocks[0].key.weight
     assert all(torch.equal(block.key.weight, basis) for block in net.blocks)
-    torch.testing.assert_close(basis @ basis.T, torch.eye(8), atol=1e-5, rtol=0)
-    torch.testing.assert_close(basis.sum(1), torch.zeros(8), atol=1e-5, rtol=0)
+    torch.testing.assert_close((basis @ basis.T, basis.sum(1)), (torch.eye(8), torch.zeros(8)), atol=1e-5, rtol=0)
     assert torch.linalg.svdvals(net.fc.weight @ basis.T)[7] > 0.1
     x = torch.randn(16, 48)
     assert torch.pdist(net.blocks[0].attend(x)[0][0]).min() > 1e-3  # rows of a map that start equal would stay equal

@@ -210,8 +210,10 @@ def test_run_all_shows_and_saves_every_figure_and_the_training_gives_the_same_lo
     (again,) = [nbformat.v4.new_code_cell(cell.source) for cell in cells if "utils.fit(" in cell.source]
     small = nbformat.v4.new_notebook(cells=[*cells, again])
     NotebookClient(small, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    assert len(pictures(small.cells)) == len(list((tmp_path / "images").iterdir())) == 8
-    assert (tmp_path / "ultimus.pt").exists()
+    assert (
+        len(pictures(small.cells)) == len(list((tmp_path / "images").iterdir())) == 8
+        and (tmp_path / "ultimus.pt").exists()
+    )
     first, second = (re.findall(r"Test set: .*?%", str(c.outputs)) for c in small.cells if "utils.fit(" in c.source)
     assert first == second and len(first) == 2
 

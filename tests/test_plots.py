@@ -56,8 +56,7 @@ def test_misclassified_images_are_wrong_ones_and_named_and_the_confusion_matrix_
     predicted = labels.clone()
     predicted[[3, 50]] = 9
     first, second = utils.plot_misclassified(images, labels, predicted).axes
-    assert first.get_title() == "actual: cat\npredicted: truck"
-    assert second.get_title() == "actual: airplane\npredicted: truck"
+    assert [a.get_title() for a in (first, second)] == [f"actual: {n}\npredicted: truck" for n in ("cat", "airplane")]
     assert (second.images[0].get_array() == images[50].permute(1, 2, 0).numpy()).all()
     counts = utils.plot_confusion(labels, predicted).axes[0].images[0].get_array()
     assert counts[3, 9] == counts[0, 9] == 1 and counts[0, 0] == counts[9, 9] == 9 and counts.sum() == 96

@@ -59,10 +59,9 @@ def test_the_lr_finder_leaves_the_model_alone_prints_nothing_and_slows_the_block
         rates.clear()
         curve, mark = utils.find_lr(net, batches, max_lr=0.015, block_rate=0.25, steps=steps).axes[0].lines
     hook.remove()
-    assert capfd.readouterr() == ("", "")
+    assert capfd.readouterr() == ("", "") and rates[0][0] == pytest.approx(1e-4)
     assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
     assert len(curve.get_xdata()) > 5 and list(mark.get_xdata()) == [0.015, 0.015]
-    assert rates[0][0] == pytest.approx(1e-4)
     assert [blocks for _, blocks in rates] == pytest.approx([0.25 * others for others, _ in rates])
 
 
@@ -117,8 +116,7 @@ def test_training_loss_and_accuracy_are_means_over_the_images(net, small):
 def test_training_learns_what_can_be_learned_also_from_a_dataloader(net):
     labels, history = torch.arange(106) % 10, []
     images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)[labels]  # a pattern a class
-    dataset = TensorDataset(utils.normalize(images), labels)
-    batches = DataLoader(dataset, batch_size=21, shuffle=True)  # the last of one image
+    batches = DataLoader(TensorDataset(utils.normalize(images), labels), batch_size=21, shuffle=True)  # last: one image
     optimizer = utils.adam(net)
     utils.fit(net, CPU, batches, batches, optimizer, utils.one_cycle(optimizer, 6, 6, 0.005), 6, history)
     assert history[-1]["test_accuracy"] > 90
