@@ -1,20 +1,21 @@
 """The ULTIMUS network of TSAI EVA8, Session 9: C > C > C > U > U > U > U > FFC.
 
-    images                                   (B,  3, 32, 32)
-      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 16, 16, 16)   BatchNorm and ReLU
-      conv 3x3, max-pool 2x2/1, blur 3x3/2   (B, 32,  8,  8)   follow each max-pool
-      conv 3x3, dilation 2, max-pool 5x5/1   (B, 48,  8,  8)
-      global average pooling                 (B, 48)           X
-      4 x Ultimus                            (B, 48)           K, Q, V: 48 > 8, Out: 8 > 48
-      fully connected                        (B, 10)           logits
+    images                                   (B, 3, 32, 32)
+      and their mirror images                (2B, 3, 32, 32)
+      conv 3x3, max-pool 2x2/1, mean 3x3/2   (2B, 16, 16, 16)   BatchNorm and ReLU
+      conv 3x3, max-pool 2x2/1, mean 3x3/2   (2B, 32,  8,  8)   follow each max-pool
+      conv 3x3, dilation 2, max-pool 5x5/1   (2B, 48,  8,  8)
+      global average pooling over both       (B, 48)            X
+      4 x Ultimus                            (B, 48)            K, Q, V: 48 > 8, Out: 8 > 48
+      fully connected                        (B, 10)            logits
 
-25,978 parameters. In eval mode the logits of an image do not depend on the rest of its batch.
+25,978 parameters. An image and its mirror image have the same logits. In eval mode they do not depend on the rest of
+the batch.
 """
 
 from collections import OrderedDict
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 
@@ -51,25 +52,10 @@ class Ultimus(nn.Module):
         return self.out(z)  # (B, 48)
 
 
-class Blur(nn.Module):
-    """Halve the sides through the fixed filter (1, 2, 1) / 4, so that fine patterns do not alias.
-
-    Zhang 2019, https://arxiv.org/abs/1904.11486. (B, channels, H, W) to (B, channels, ceil(H / 2), ceil(W / 2)).
-    """
-
-    def __init__(self, channels):
-        super().__init__()
-        row = torch.tensor([1.0, 2.0, 1.0]) / 4
-        self.register_buffer("filter", torch.outer(row, row).repeat(channels, 1, 1, 1), persistent=False)
-
-    def forward(self, x):
-        return F.conv2d(x, self.filter, stride=2, padding=1, groups=len(self.filter))
-
-
-def convolution(in_channels, out_channels, pool, blur, dilation=1):
-    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and a blur, which halves the sides."""
+def convolution(in_channels, out_channels, pool, average, dilation=1):
+    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and an average pool, which halves the sides."""
     conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-    layers = OrderedDict(conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), blur=blur)
+    layers = OrderedDict(conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), average=average)
     return nn.Sequential(layers)
 
 
@@ -79,8 +65,8 @@ class UltimusNet(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Sequential(
-            convolution(3, 16, nn.MaxPool2d(2, stride=1), Blur(16)),
-            convolution(16, 32, nn.MaxPool2d(2, stride=1), Blur(32)),
+            convolution(3, 16, nn.MaxPool2d(2, stride=1), nn.AvgPool2d(3, stride=2, padding=1)),
+            convolution(16, 32, nn.MaxPool2d(2, stride=1), nn.AvgPool2d(3, stride=2, padding=1)),
             convolution(32, 48, nn.MaxPool2d(5, stride=1, padding=2), nn.Identity(), dilation=2),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
@@ -130,8 +116,13 @@ class UltimusNet(nn.Module):
         return self.fc(self.blocks(self.features(images)))  # (B, 10)
 
     def features(self, images):
-        """X, the input of the blocks: normalised images (B, 3, 32, 32) to (B, 48)."""
-        return self.pool(self.stem(images)).flatten(1)
+        """X, the input of the blocks: normalised images (B, 3, 32, 32) to (B, 48).
+
+        X is the mean over an image and its mirror image. So it is the same for both: an average over a group is
+        invariant to it (Cohen & Welling 2016, https://arxiv.org/abs/1602.07576).
+        """
+        both = torch.cat([images, images.flip(3)])  # (2B, 3, 32, 32)
+        return self.pool(self.stem(both)).view(2, -1, 48).mean(0)
 
 
 def zero_sum_columns(rows, columns):

@@ -113,24 +113,13 @@ def load_picture(path):
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
-def random_flip(images, p=0.5):
-    """Mirror each image left to right with probability ``p``. (B, C, H, W) to the same."""
-    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < p
-    return torch.where(mirrored, images.flip(3), images)
-
-
-def random_crop(images, padding=2):
+def random_crop(images, padding=4):
     """Shift each image by up to ``padding`` pixels and fill the border by reflection. (B, C, H, W) to the same."""
     size, device = len(images), images.device
     padded = F.pad(images, [padding] * 4, mode="reflect")
     windows = padded.unfold(2, images.shape[2], 1).unfold(3, images.shape[3], 1)  # (B, C, 2p + 1, 2p + 1, H, W)
     down, right = torch.randint(2 * padding + 1, (2, size), device=device)
     return windows[torch.arange(size, device=device), :, down, right]  # (B, C, H, W)
-
-
-def augment(images):
-    """The augmentation of the training images: crop, then flip. uint8 (B, 3, 32, 32) to the same."""
-    return random_flip(random_crop(images))
 
 
 def normalize(images):
@@ -155,7 +144,7 @@ class Batches:
         images, labels: uint8 (N, 3, 32, 32) and int64 (N,); ValueError without a label for each image.
         device: where the images are kept and the batches come out.
         batch_size, shuffle: images a batch, the last one may have fewer; draw them in a new random order each time.
-        transform: maps a batch of uint8 images to another; ``augment`` for training.
+        transform: maps a batch of uint8 images to another; ``random_crop`` for training.
     """
 
     def __init__(self, images, labels, device="cpu", batch_size=512, shuffle=False, transform=None):
@@ -306,11 +295,6 @@ def predict(model, device, batches, function=None):
     return torch.cat(results), torch.cat(labels)
 
 
-def predict_mirrored(model, device, batches):
-    """Probabilities (N, classes), the mean over each image and its mirror image, and labels (N,), in eval mode."""
-    return predict(model, device, batches, lambda x: (model(x).softmax(1) + model(x.flip(3)).softmax(1)) / 2)
-
-
 def accuracy(scores, labels):
     """For how many of the images (%) the highest of the scores (N, classes) is that of the label (N,)."""
     return 100 * (scores.argmax(1) == labels).sum().item() / len(labels)
@@ -351,6 +335,14 @@ def with_default_init(model):
     model = copy.deepcopy(model)
     for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
         layer.reset_parameters()
+    return model
+
+
+def without_softmax(model):
+    """A copy of the model with the identity matrix in place of the softmax: Z = V / sqrt(8) in each block."""
+    model = copy.deepcopy(model)
+    for block in model.blocks:
+        block.attend = functools.partial(lambda block, x: (torch.eye(8), block.value(x) / 8**0.5), block)
     return model
 
 
@@ -437,7 +429,7 @@ def plot_samples(batches):
         for axes, picture in zip(row, [image, *draws]):
             _show_image(axes, picture)
         row[0].set_title(f"{CLASSES[label]}: original", fontsize=9)
-    figure.suptitle("Training images and seven random draws of crop and flip")
+    figure.suptitle("Training images and seven random crops")
     return _save(figure, "augmented_samples.png")
 
 

@@ -7,10 +7,9 @@ each, and appends a line to a CSV as each ends, so that a stopped experiment res
 import contextlib
 import csv
 import io
-import itertools
 import os
+import statistics
 import sys
-import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
@@ -22,7 +21,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 import utils
-from model9 import Blur, Ultimus, UltimusNet
+from model9 import Ultimus, UltimusNet
 
 EPOCHS = 24
 CHANCE = 10  # per cent, of ten classes
@@ -58,14 +57,17 @@ class Residual(Ultimus):
         return x + super().forward(x)
 
 
-class BothImages(UltimusNet):
-    """X is the mean over an image and its mirror image, so both have the same logits.
-
-    An average over a group is invariant to it: Cohen & Welling 2016, https://arxiv.org/abs/1602.07576.
-    """
+class OneImage(UltimusNet):
+    """X is that of the image alone."""
 
     def features(self, images):
-        return super().features(torch.cat([images, images.flip(3)])).view(2, -1, 48).mean(0)
+        return self.pool(self.stem(images)).flatten(1)
+
+
+def random_flip(images):
+    """Mirror half of the images, drawn at random, left to right. (B, C, H, W) to the same."""
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(3), images)
 
 
 def cutout(images, size):
@@ -113,34 +115,17 @@ def published_augmentation(images):
     grid = F.affine_grid(maps, images.shape, align_corners=True)
     turned = F.grid_sample(images, grid, padding_mode="reflection", align_corners=True)
     images = torch.where(torch.rand(count, 1, 1, 1, device=device) < 0.5, turned, images)
-    return utils.random_flip(images.round().clamp(0, 255).to(torch.uint8))
-
-
-def wide_max(size, stride=1):
-    """A max-pool that keeps the sides of an image, or divides them by its stride."""
-    return nn.MaxPool2d(size, stride, size // 2)
-
-
-def pools_and_blurs(stem):
-    """New pools, what halves the sides after the first two of them, and the dilation of the last convolution."""
-    small, blurs = [nn.MaxPool2d(2, 1), nn.MaxPool2d(2, 1), wide_max(5)], [Blur(16), Blur(32)]
-    return {
-        "stride 1": (3 * [nn.Identity()], [], 1),
-        "max-pools": ([wide_max(3, 2), wide_max(3, 2), wide_max(5)], [], 1),
-        "average pools 3x3": (small, [nn.AvgPool2d(3, 2, 1), nn.AvgPool2d(3, 2, 1)], 2),
-        "max 3x3": ([wide_max(3), wide_max(3), wide_max(5)], blurs, 2),
-        "last 5x5, no dilation": (small, blurs, 1),
-    }[stem]
+    return random_flip(images.round().clamp(0, 255).to(torch.uint8))
 
 
 BLOCKS = {"ultimus": Ultimus, "over the batch": OverTheBatch, "over queries": OverQueries, "residual": Residual}
 AUGMENTATIONS = {
-    "crop and flip": utils.augment,
-    "crop by 1 and flip": lambda images: utils.random_flip(utils.random_crop(images, 1)),
-    "crop by 4 and flip": lambda images: utils.random_flip(utils.random_crop(images, 4)),
-    "crop by 4": lambda images: utils.random_crop(images, 4),
+    "crop by 4": utils.random_crop,
+    "crop by 3": lambda images: utils.random_crop(images, 3),
+    "crop by 4 and flip": lambda images: random_flip(utils.random_crop(images)),
+    "crop by 2 and flip": lambda images: random_flip(utils.random_crop(images, 2)),
+    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images), 8),
     "crop by 3, square of 8": lambda images: cutout(utils.random_crop(images, 3), 8),
-    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images, 4), 8),
     "none": None,
     "published": published_augmentation,
 }
@@ -151,7 +136,7 @@ class Setting:
     """One training. The defaults are those of the notebook."""
 
     name: str
-    stem: str = "ours"
+    stem: str = "ours"  # or "blurs", in place of its average pools; or "stride 1", without any pool
     head: str = "ultimus"  # of BLOCKS; or, in place of the blocks, "linear", "MLP" or "narrow MLP"
     blocks: int = 4
     init: str = "projection"  # or "default": PyTorch's
@@ -160,18 +145,20 @@ class Setting:
     batch_size: int = 128
     max_lr: float = 0.01
     block_rate: float = 0.1  # the learning rate of the blocks, as a share of the others'
-    augment: str = "crop and flip"
-    mirror: bool = False  # X over the image and its mirror image
+    augment: str = "crop by 4"
+    mirror: bool = True  # X over the image and its mirror image
 
 
 def build(setting):
     """The network of a setting."""
-    model = BothImages() if setting.mirror else UltimusNet()
-    if setting.stem != "ours":
-        pools, blurs, dilation = pools_and_blurs(setting.stem)
-        for part, pool, blur in itertools.zip_longest(model.stem, pools, blurs, fillvalue=nn.Identity()):
-            part.pool, part.blur = pool, blur
-        model.stem[2].conv.dilation = model.stem[2].conv.padding = (dilation, dilation)
+    model = UltimusNet() if setting.mirror else OneImage()
+    if setting.stem == "blurs":  # Zhang 2019, https://arxiv.org/abs/1904.11486
+        for part in model.stem[:2]:
+            part.average = nn.Sequential(nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2))  # (1, 1) / 2 twice is (1, 2, 1) / 4
+    if setting.stem == "stride 1":
+        for part in model.stem:
+            part.pool = part.average = nn.Identity()
+        model.stem[2].conv.dilation = model.stem[2].conv.padding = (1, 1)
     block = BLOCKS[setting.head] if setting.blocks else Ultimus
     model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
     model.init_as_projection(setting.c)
@@ -238,22 +225,22 @@ def prepare(setting, seed, validation=False, device=None):
 
 
 def run(setting, seed, validation=False, stop=EPOCHS):
-    """Train one setting under one seed and measure it once, at the end.
+    """Train one setting under one seed.
 
     ``stop`` leaves the 24-epoch schedule after this many epochs. Returns a dict: the setting, seed, parameters;
-    training and held-out accuracy in %, the latter also "mirrored" (``utils.predict_mirrored``); effective_rank, the
-    number of singular values of d logits / dX above a hundredth of the largest, for 512 held-out images (empty where
-    the images of a batch are mixed); seconds a training epoch.
+    training and held-out accuracy in % after the last epoch, the latter also "mirrored" (the softmax averaged over each
+    image and its mirror image); effective_rank, the number of singular values of d logits / dX above a hundredth of the
+    largest, for 512 held-out images (empty where the images of a batch are mixed); seconds an epoch with its test; the
+    held-out accuracy after each epoch. Raises FloatingPointError: a loss was not finite.
     """
-    (model, device, *rest), held_out = prepare(setting, seed, validation)
-    started = time.perf_counter()
+    (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
+    history = []
     with quiet():
-        try:
-            for epoch in range(1, stop + 1):
-                _, train_accuracy = utils.train(model, device, *rest, epoch)
-        except FloatingPointError:  # the network that is left is measured all the same
-            train_accuracy = float("nan")
-    seconds = (time.perf_counter() - started) / epoch
+        utils.fit(model, device, batches, held_out, *rest, stop, history)
+
+    def both(images):
+        return model(images).softmax(1) + model(images.flip(3)).softmax(1)
+
     rank = ""
     if setting.head != "over the batch":
         spectrum = utils.spectrum(model, utils.normalize(held_out.images[:512]))
@@ -261,11 +248,12 @@ def run(setting, seed, validation=False, stop=EPOCHS):
     return asdict(setting) | dict(
         seed=seed,
         parameters=sum(p.numel() for p in model.parameters()),
-        train_accuracy=round(train_accuracy, 2),
-        accuracy=round(utils.accuracy(*utils.predict(model, device, held_out)), 2),
-        mirrored=round(utils.accuracy(*utils.predict_mirrored(model, device, held_out)), 2),
+        train_accuracy=round(history[-1]["train_accuracy"], 2),
+        accuracy=round(history[-1]["test_accuracy"], 2),
+        mirrored=round(utils.accuracy(*utils.predict(model, device, held_out, both)), 2),
         effective_rank=rank,
-        seconds=round(seconds, 1),
+        seconds=round(statistics.mean(row["seconds"] for row in history), 1),
+        curve=" ".join(f"{row['test_accuracy']:.2f}" for row in history),
     )
 
 
@@ -298,7 +286,7 @@ def read(path):
 
 def values(rows, name, column="accuracy"):
     """A column of the rows of this name, in the order of their seeds."""
-    rows = sorted((row for row in rows if row["name"] == name), key=lambda row: int(row.get("seed", 0)))
+    rows = sorted((row for row in rows if row["name"] == name), key=lambda row: int(row["seed"]))
     return [float(row[column]) for row in rows if row[column]]
 
 

@@ -34,7 +34,7 @@ def small():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
     options = dict(images=images, labels=torch.arange(96) % 10, batch_size=16)
-    return utils.Batches(**options, shuffle=True, transform=utils.augment), utils.Batches(**options)
+    return utils.Batches(**options, shuffle=True, transform=utils.random_crop), utils.Batches(**options)
 
 
 @pytest.fixture

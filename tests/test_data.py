@@ -74,7 +74,6 @@ def test_what_the_root_lacks_is_downloaded_once_and_comes_the_right_way_up(serve
     [
         (None, "timed out"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk", "IncompleteRead"),
-        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "HTTPError: HTTP Error 407: Proxy Authentication"),
         (b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>", "File not found or corrupted"),
         ("no address", "unknown url type"),
     ],
@@ -95,19 +94,12 @@ def test_while_a_download_fails_the_stand_in_takes_its_place(server, tmp_path, m
     assert utils.output_folder() == tmp_path and not utils.on_stand_in
 
 
-def test_what_is_no_failure_to_get_the_data_is_raised(monkeypatch):
-    monkeypatch.setattr(utils, "CIFAR10", lambda root: None)  # a mistake: it takes no download
-    with pytest.raises(TypeError, match="download"):
-        utils.load_cifar10()
-
-
 def test_the_stand_in_has_cifar10s_shapes_is_the_same_each_time_and_its_classes_can_be_learned():
     before = torch.get_rng_state()
     data = utils.stand_in()
     assert torch.equal(torch.get_rng_state(), before)  # all is drawn from a generator of its own
     assert data.train_labels[:10].tolist() == [6, 8, 8, 4, 8, 0, 0, 1, 6, 9]  # which has always the same seed
     assert data.train_images.shape == (50_000, 3, 32, 32) and data.test_images.shape == (10_000, 3, 32, 32)
-    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
     means = torch.stack([data.train_images[:1000][data.train_labels[:1000] == c].float().mean(0) for c in range(10)])
     nearest = torch.cdist(data.test_images[:500].flatten(1).float(), means.flatten(1)).argmin(1)
     assert (nearest == data.test_labels[:500]).float().mean() > 0.9
@@ -146,15 +138,12 @@ def test_pixels_of_an_unknown_range_are_refused(tmp_path, kind):
         utils.load_picture(tmp_path / "picture.tiff")
 
 
-def test_flips_crops_and_normalisation_are_what_they_say_and_each_image_draws_its_own():
+def test_crops_and_normalisation_are_what_they_say_and_each_image_draws_its_own():
     torch.manual_seed(0)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    batch = image.expand(200, -1, -1, -1)
-    assert 60 < (utils.random_flip(batch) == image.flip(3)).flatten(1).all(1).sum() < 140
-    padded = F.pad(image, [2] * 4, mode="reflect")
-    windows = [padded[0, :, y : y + 32, x : x + 32] for y in range(5) for x in range(5)]
-    seen = {next(i for i, w in enumerate(windows) if torch.equal(w, crop)) for crop in utils.random_crop(batch)}
-    assert seen == set(range(25))
+    padded = F.pad(image, [4] * 4, mode="reflect")
+    windows = {padded[0, :, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)}
+    assert {crop.numpy().tobytes() for crop in utils.random_crop(image.expand(2000, -1, -1, -1))} == windows
     channels = zip(image[0].tolist(), utils.MEAN, utils.STD)
     expected = [[[(pixel / 255 - mean) / std for pixel in row] for row in rows] for rows, mean, std in channels]
     torch.testing.assert_close(utils.normalize(image)[0], torch.tensor(expected), atol=1e-5, rtol=1e-5)

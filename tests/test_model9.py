@@ -1,6 +1,7 @@
 """What a user relies on in model9.py."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,6 +35,16 @@ def test_an_images_logits_never_depend_on_the_batch(net, count, scale):
     net.eval()
     alone = torch.cat([net(image[None]) for image in images])
     torch.testing.assert_close(net(images[order]), alone[order], atol=1e-5, rtol=1e-5)
+
+
+def test_an_image_and_its_mirror_image_have_the_same_logits_in_a_new_and_in_the_trained_network(net):
+    images, trained = torch.randn(4, 3, 32, 32).double(), Path(__file__).parents[1] / "ultimus.pt"
+    for weights in (net.state_dict(), torch.load(trained, map_location="cpu")):
+        net.double().load_state_dict(weights)
+        for mode in (True, False):
+            net.train(mode)
+            torch.testing.assert_close(net(images), net(images.flip(3)), atol=1e-9, rtol=0)
+            assert (net(images) - net(images.flip(2))).abs().max() > 1e-3
 
 
 def test_new_blocks_are_the_projection_on_the_same_eight_directions_of_sum_zero_and_the_classes_read_all(net):

@@ -5,7 +5,6 @@ import base64
 import json
 import os
 import re
-import statistics
 import subprocess
 import sys
 
@@ -16,7 +15,7 @@ import torch
 from nbclient import NotebookClient
 
 import utils
-from experiments import ablation, published, readme, run, tuning
+from experiments import ablation, published, readme, run, stall
 from experiments.harness import EPOCHS, read, values
 from experiments.readme import NOTEBOOK, READMES, ROOT, fill, parts
 from model9 import UltimusNet
@@ -95,24 +94,18 @@ def test_ci_runs_exactly_the_readmes_test_command():
 
 
 def test_the_numbers_of_the_prose_are_those_of_the_tables():
-    rows, curves, trials = (read(path) for path in (ablation.CSV, ablation.CURVES, tuning.CSV))
-    mean = {row["name"]: statistics.mean(values(rows, row["name"])) for row in rows}
-    ours, other = (values(curves, name) for name in ablation.INITIALISATIONS)
-    epochs = next(epoch for epoch, accuracy in enumerate(other, start=1) if accuracy >= ours[0])
-    low, *_, high = sorted(mean["ours"] - run for run in values(rows, "ours with PyTorch's initialisation"))
-    lost, next_best, _ = sorted(values(rows, "+ batch 128, max_lr 0.01"))
-    page = README + TABLES + NOTEBOOK.read_text(encoding="utf-8")
-    for claim in (
-        f"needs {epochs} epochs to reach the {ours[0]:.0f} % that ours has after one (figure below; one CPU thread), "
-        f"and it ends {low:.0f} to {high:.0f} points lower",
-        f"under seed 1 this network needs {epochs} epochs to reach the {ours[0]:.0f} % that ours has after one",
-        f"one of three runs ended {next_best - lost:.0f} points below the others",
-        f"from {mean['+ attention per image']:.0f} to {mean['our initialisation, plain stem']:.0f} % (last row)",
-        f"The standard deviation of our eight runs is {statistics.stdev(values(trials, 'none')):.2f}.",
-    ):
-        assert claim in page
+    rows, stalls, page = read(ablation.CSV), read(stall.CSV), NOTEBOOK.read_text(encoding="utf-8")
+    whole, *others = (readme.factor(stalls, name) for name in stall.CAUSES)
+    _, softmax, root, weights, _ = (f"{whole / other:.0f}" for other in others)
+    claim = f"divide it by {weights}, the division by $\\\\sqrt 8$ by {root} and the softmax by {softmax}."
+    assert claim in page and f"divides the variance by about {round(whole, -2):,.0f} " in page
+    for name, digits in ((ablation.STALLED.name, 0), (ablation.OURS.name, 1)):
+        runs = values(rows, name)
+        assert f"| {min(runs):.{digits}f} to {max(runs):.{digits}f} % on the test set" in page
+    for row in (row for row in read(published.CSV) if f"/{row['commit']}/{row['source']}):" in README):
+        assert f" | {row['accuracy']} | {int(row['parameters']):,} | {row['epochs']} |" in README
     field = [float(row["accuracy"]) for row in read(published.CSV)]
-    claim = r"ours has (\d+) %, more than the published solution's (\d+) %. After two it has (\d+) %, .* the (\d+)"
+    claim = r"have (\d+) to .* the published solution's (\d+) %. After two they have (\d+) to .* the (\d+)\."
     first, theirs, second, count = map(int, re.search(claim, README).groups())
     assert first > theirs and second > max(field) and count == len(field)
 
@@ -210,10 +203,8 @@ def test_run_all_shows_and_saves_every_figure_and_the_training_gives_the_same_lo
     (again,) = [nbformat.v4.new_code_cell(cell.source) for cell in cells if "utils.fit(" in cell.source]
     small = nbformat.v4.new_notebook(cells=[*cells, again])
     NotebookClient(small, timeout=300, resources={"metadata": {"path": str(ROOT)}}).execute()
-    assert (
-        len(pictures(small.cells)) == len(list((tmp_path / "images").iterdir())) == 8
-        and (tmp_path / "ultimus.pt").exists()
-    )
+    saved = list((tmp_path / "images").iterdir())
+    assert len(pictures(small.cells)) == len(saved) == 8 and (tmp_path / "ultimus.pt").exists()
     first, second = (re.findall(r"Test set: .*?%", str(c.outputs)) for c in small.cells if "utils.fit(" in c.source)
     assert first == second and len(first) == 2
 
