@@ -70,16 +70,21 @@ def random_flip(images):
     return torch.where(mirrored, images.flip(3), images)
 
 
-def cutout(images, size):
+def square(corner, size=8):
+    """A mask of one square an image, from its first row and column, (2, B, 1) of any sign. Bool (B, 1, 32, 32)."""
+    place = torch.arange(32, device=corner.device)
+    down, right = (place >= corner) & (place < corner + size)  # (B, 32) each
+    return (down[:, :, None] & right[:, None, :])[:, None]
+
+
+def cutout(images, size=8):
     """Cover a square around a random pixel of each image with grey. uint8 (B, 3, 32, 32) to the same.
 
     DeVries & Taylor 2017, https://arxiv.org/abs/1708.04552.
     """
-    place, device = torch.arange(32, device=images.device), images.device
-    corner = torch.randint(32, (2, len(images), 1), device=device) - size // 2
-    down, right = (place >= corner) & (place < corner + size)  # (B, 32) each
-    grey = torch.tensor(utils.MEAN, device=device).mul(255).round().to(torch.uint8).view(3, 1, 1)
-    return torch.where((down[:, :, None] & right[:, None, :])[:, None], grey, images)
+    corner = torch.randint(32, (2, len(images), 1), device=images.device) - size // 2
+    grey = torch.tensor(utils.MEAN, device=images.device).mul(255).round().to(torch.uint8).view(3, 1, 1)
+    return torch.where(square(corner, size), grey, images)
 
 
 def published_augmentation(images):
@@ -95,11 +100,9 @@ def published_augmentation(images):
     mean, std, fill = (torch.tensor(v, device=device).view(3, 1, 1) for v in (utils.MEAN, utils.STD, utils.MEAN))
     grey = 255 * (mean + std * fill)  # the mean in place of the normalised value
 
-    place = torch.arange(32, device=device)
-    corner = torch.randint(25, (2, count, 1), device=device)
-    down, right = (place >= corner) & (place < corner + 8)  # (B, 32) each
-    hole = down[:, :, None] & right[:, None, :] & (torch.rand(count, 1, 1, device=device) < 0.9)
-    images = images.float().masked_fill(hole[:, None], 0.0)
+    hole = square(torch.randint(25, (2, count, 1), device=device))
+    hole = hole & (torch.rand(count, 1, 1, 1, device=device) < 0.9)
+    images = images.float().masked_fill(hole, 0.0)
 
     padded = grey.expand(count, 3, 36, 36).clone()
     padded[:, :, 2:-2, 2:-2] = images
@@ -124,8 +127,8 @@ AUGMENTATIONS = {
     "crop by 3": lambda images: utils.random_crop(images, 3),
     "crop by 4 and flip": lambda images: random_flip(utils.random_crop(images)),
     "crop by 2 and flip": lambda images: random_flip(utils.random_crop(images, 2)),
-    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images), 8),
-    "crop by 3, square of 8": lambda images: cutout(utils.random_crop(images, 3), 8),
+    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images)),
+    "crop by 3, square of 8": lambda images: cutout(utils.random_crop(images, 3)),
     "none": None,
     "published": published_augmentation,
 }

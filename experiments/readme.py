@@ -109,15 +109,20 @@ def stalls(rows):
     return table([*header, "largest share:"], lines)
 
 
+def factors(rows):
+    """The ``factor`` of PyTorch's initialisation, what its weights, √8 and the softmax take, and what is left then."""
+    whole, _, softmax, root, weights, rest = (factor(rows, name) for name in stall.CAUSES)
+    return whole, whole / weights, whole / root, whole / softmax, rest
+
+
 def causes(rows):
-    stalled, *others = (factor(rows, name) for name in stall.CAUSES)
-    _, softmax, root, weights, _ = (stalled / other for other in others)
+    whole, weights, root, softmax, _ = factors(rows)
     return (
         f"In a new network with PyTorch's initialisation a block divides the variance between images by about "
-        f"{round(stalled, -2):,.0f} (geometric mean). Three causes multiply: the weights of V and Out divide it by "
-        f"{weights:.0f}, the division by √8 by {root:.0f} and the softmax by {softmax:.0f} ([each taken away "
-        "alone](experiments/README.md#stall), five seeds). The rows of the softmax are nearly uniform, and exactly "
-        "uniform ones in its place change little: each entry of Z is then the mean of V, divided by √8."
+        f"{round(whole, -2):,.0f} (geometric mean). This is the product of {weights:.0f} from the weights of V and "
+        f"Out, {root:.0f} from the division by √8 and {softmax:.0f} from the softmax ([each taken away "
+        "alone](experiments/README.md#stall), five seeds). Without all three the variance stays. The rows of the "
+        "softmax are nearly uniform. Exactly uniform ones change little: each entry of Z is then the mean of V / √8."
     )
 
 
@@ -136,7 +141,7 @@ def parts(notebook):
     r2, linear, accuracy, minutes = re.findall(r"-?\d+\.\d+", end)
     training = re.findall(r"Accuracy=([\d.]+)%", log)[-1]
     benchmark = (ROOT / "experiments" / "benchmark.txt").read_text(encoding="utf-8").strip()
-    rows = read(ablation.CSV)
+    rows, stalled = read(ablation.CSV), read(stall.CSV)
     first, second, *_ = zip(*(map(float, row["curve"].split()) for row in rows if row["name"] == "ours"))
     steps = [[label, spread(values(rows, name)), str(len(values(rows, name)))] for name, label in STEPS.items()]
     gaps = [
@@ -159,9 +164,9 @@ def parts(notebook):
         "run": f"The run of the notebook, seed 1: {accuracy} % test accuracy, {training} % training accuracy, "
         f"{minutes} minutes ({machine}).",
         "log": f"```text\n{log.strip()}\n```",
-        "causes": causes(read(stall.CSV)),
+        "causes": causes(stalled),
         "ladder": ladder(rows),
-        "stall": stalls(read(stall.CSV)),
+        "stall": stalls(stalled),
         "collapse": stability(),
         "tuning": trials(read(tuning.CSV)),
         "benchmark": benchmark,

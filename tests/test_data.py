@@ -53,7 +53,7 @@ def server(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", address(b"HTTP/1.1 200 OK\r\n\r\n" + archive))
 
 
-def test_what_the_root_lacks_is_downloaded_once_and_comes_the_right_way_up(server, tmp_path, monkeypatch, capfd):
+def test_what_is_missing_is_downloaded_the_right_way_up_and_mistakes_are_raised(server, tmp_path, monkeypatch, capfd):
     root, told = tmp_path / "new" / "images", f"CIFAR-10 ({tmp_path}/new/images): 100 training and 20 test images\n"
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CIFAR10_ROOT", "~/new/images")
@@ -67,6 +67,9 @@ def test_what_the_root_lacks_is_downloaded_once_and_comes_the_right_way_up(serve
     assert first.train_labels.tolist() == 10 * list(range(10))
     raw = pickle.loads((root / CIFAR10.base_folder / "test_batch").read_bytes())["data"]
     assert first.test_images[7, 1, 2, 3] == raw[7, 1 * 1024 + 2 * 32 + 3]
+    monkeypatch.setattr(utils, "CIFAR10", lambda root: None)  # a mistake: it takes no download
+    with pytest.raises(TypeError, match="download"):
+        utils.load_cifar10()
 
 
 @pytest.mark.parametrize(
@@ -74,6 +77,7 @@ def test_what_the_root_lacks_is_downloaded_once_and_comes_the_right_way_up(serve
     [
         (None, "timed out"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk", "IncompleteRead"),
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", "HTTPError: HTTP Error 407: Proxy Authentication"),
         (b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>", "File not found or corrupted"),
         ("no address", "unknown url type"),
     ],
@@ -100,6 +104,7 @@ def test_the_stand_in_has_cifar10s_shapes_is_the_same_each_time_and_its_classes_
     assert torch.equal(torch.get_rng_state(), before)  # all is drawn from a generator of its own
     assert data.train_labels[:10].tolist() == [6, 8, 8, 4, 8, 0, 0, 1, 6, 9]  # which has always the same seed
     assert data.train_images.shape == (50_000, 3, 32, 32) and data.test_images.shape == (10_000, 3, 32, 32)
+    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
     means = torch.stack([data.train_images[:1000][data.train_labels[:1000] == c].float().mean(0) for c in range(10)])
     nearest = torch.cdist(data.test_images[:500].flatten(1).float(), means.flatten(1)).argmin(1)
     assert (nearest == data.test_labels[:500]).float().mean() > 0.9

@@ -58,7 +58,7 @@ def test_the_augmentations_draw_their_own_for_each_image():
     torch.manual_seed(0)
     images = torch.full((2000, 3, 32, 32), 200, dtype=torch.uint8)
     out = harness.published_augmentation(images)
-    assert out.dtype == torch.uint8
+    assert out.shape == images.shape and out.dtype == torch.uint8
     holes = (out == 0).all(1).flatten(1).sum(1)  # black pixels of each image
     assert 0.85 < (holes > 0).float().mean() < 0.95 and (holes == 64).float().mean() > 0.1
     assert 0.75 < (out == 156).any(3).any(2)[:, 0].float().mean() < 1  # the grey border, 255 (0.4914 + 0.247 x 0.4914)

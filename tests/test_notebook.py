@@ -95,13 +95,12 @@ def test_ci_runs_exactly_the_readmes_test_command():
 
 def test_the_numbers_of_the_prose_are_those_of_the_tables():
     rows, stalls, page = read(ablation.CSV), read(stall.CSV), NOTEBOOK.read_text(encoding="utf-8")
-    whole, *others = (readme.factor(stalls, name) for name in stall.CAUSES)
-    _, softmax, root, weights, _ = (f"{whole / other:.0f}" for other in others)
-    claim = f"divide it by {weights}, the division by $\\\\sqrt 8$ by {root} and the softmax by {softmax}."
+    whole, weights, root, softmax, rest = readme.factors(stalls)
+    assert weights * root * softmax == pytest.approx(whole, rel=0.1) and rest == pytest.approx(1, rel=0.1)
+    claim = f"{weights:.0f} (weights of V and Out) x {root:.0f} (division by $\\\\sqrt 8$) x {softmax:.0f} (softmax)"
     assert claim in page and f"divides the variance by about {round(whole, -2):,.0f} " in page
     for name, digits in ((ablation.STALLED.name, 0), (ablation.OURS.name, 1)):
-        runs = values(rows, name)
-        assert f"| {min(runs):.{digits}f} to {max(runs):.{digits}f} % on the test set" in page
+        assert f"| {readme.between(values(rows, name), digits)} % on the test set" in page
     for row in (row for row in read(published.CSV) if f"/{row['commit']}/{row['source']}):" in README):
         assert f" | {row['accuracy']} | {int(row['parameters']):,} | {row['epochs']} |" in README
     field = [float(row["accuracy"]) for row in read(published.CSV)]

@@ -10,7 +10,6 @@ from torch.autograd.functional import jacobian
 
 import utils
 
-CPU = torch.device("cpu")
 HISTORY = [dict(epoch=e, train_loss=2 / e, test_loss=3 / e, train_accuracy=10 * e, test_accuracy=9 * e) for e in (1, 2)]
 
 
@@ -100,6 +99,6 @@ def test_the_linear_share_is_all_of_a_head_that_is_linear_and_less_of_one_that_i
     bent.fc.bias.data += 100  # which explains no difference between images
     net.blocks = torch.nn.Identity()
     for batches in (small[1], utils.Batches(small[1].images, small[1].labels, batch_size=16, shuffle=True)):
-        r2, accuracy = utils.linear_share(net, CPU, batches, batches)
-        assert r2 == pytest.approx(1, abs=1e-3) and accuracy == pytest.approx(utils.test(net, CPU, small[1])[1])
-    assert utils.linear_share(bent, CPU, small[1], small[1])[0] < 0.99
+        r2, accuracy = utils.linear_share(net, "cpu", batches, batches)
+        assert r2 == pytest.approx(1, abs=1e-3) and accuracy == pytest.approx(utils.test(net, "cpu", small[1])[1])
+    assert utils.linear_share(bent, "cpu", small[1], small[1])[0] < 0.99

@@ -14,8 +14,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import utils
 from model9 import UltimusNet
 
-CPU = torch.device("cpu")
-
 EPOCH = re.compile(
     r"EPOCH: (?P<epoch>\d+) \(LR: (?P<lr>\S+)\)\n"
     r"Batch_id=\d+ Loss=(?P<train_loss>\d+\.\d{5}) Accuracy=(?P<train_accuracy>\d{1,3}\.\d\d)%: "
@@ -75,7 +73,7 @@ def test_one_seed_gives_one_log_of_the_published_format_which_tells_the_history_
         torch.manual_seed(3)
         model, history = UltimusNet(), []
         optimizer = utils.adam(model)
-        utils.fit(model, CPU, *small, optimizer, utils.one_cycle(optimizer, 2, 6, [0.01, 0.002]), 2, history)
+        utils.fit(model, "cpu", *small, optimizer, utils.one_cycle(optimizer, 2, 6, [0.01, 0.002]), 2, history)
         log, err = capsys.readouterr()
         assert log.startswith(mark) and "Batch_id=5 " in log and "/96 (" in log and err == ""
         logs.append(parse(log.removeprefix(mark)))
@@ -92,18 +90,17 @@ def test_saved_weights_give_the_reported_numbers(training, tmp_path):
     torch.save(model.state_dict(), tmp_path / "ultimus.pt")
     again = UltimusNet()
     again.load_state_dict(torch.load(tmp_path / "ultimus.pt"))
-    reported = history[-1]["test_loss"], history[-1]["test_accuracy"]
-    assert utils.test(again, device, batches) == reported
+    reported = utils.test(again, device, batches)
     logits, labels = again(utils.normalize(batches.images)), batches.labels  # still in eval mode
     expected = F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
-    assert reported == pytest.approx(expected, abs=1e-4)
+    assert reported == (history[-1]["test_loss"], history[-1]["test_accuracy"]) == pytest.approx(expected, abs=1e-4)
 
 
 def test_training_loss_and_accuracy_are_means_over_the_images(net, small):
     optimizer = utils.adam(net)
     images, labels = utils.normalize(small[1].images), small[1].labels
     batches = [(images[:90], labels[:90]), (images[90:], labels[90:])]  # of unequal size
-    result = utils.train(net, CPU, batches, optimizer, utils.one_cycle(optimizer, 1, 10, max_lr=1e-30), 1)
+    result = utils.train(net, "cpu", batches, optimizer, utils.one_cycle(optimizer, 1, 10, max_lr=1e-30), 1)
     logits = torch.cat([net(x) for x, _ in batches])  # still in training mode: each batch its own statistics
     expected = F.cross_entropy(logits, labels).item(), 100 * (logits.argmax(1) == labels).float().mean().item()
     assert result == pytest.approx(expected, abs=1e-4)
@@ -114,7 +111,7 @@ def test_training_learns_what_can_be_learned_also_from_a_dataloader(net):
     images = torch.randint(0, 256, (10, 3, 32, 32), dtype=torch.uint8)[labels]  # a pattern a class
     batches = DataLoader(TensorDataset(utils.normalize(images), labels), batch_size=21, shuffle=True)  # last: one image
     optimizer = utils.adam(net)
-    utils.fit(net, CPU, batches, batches, optimizer, utils.one_cycle(optimizer, 6, 6, 0.005), 6, history)
+    utils.fit(net, "cpu", batches, batches, optimizer, utils.one_cycle(optimizer, 6, 6, 0.005), 6, history)
     assert history[-1]["test_accuracy"] > 90
 
 
@@ -146,7 +143,7 @@ def test_no_step_and_no_batch_waits_for_the_device(training, small):
 def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone_and_it_says_why(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn, "Conv2d", Mock(side_effect=RuntimeError("CUDA error: no kernel image is available")))
-    assert utils.pick_device() == CPU
+    assert utils.pick_device() == torch.device("cpu")
     assert "(RuntimeError: CUDA error: no kernel image is available)" in capsys.readouterr().out
 
 
