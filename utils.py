@@ -180,6 +180,15 @@ def pick_device():
     return torch.device("cpu")
 
 
+def memory_format(device):
+    """The memory format for the model: channels last on a CPU, where it is faster.
+
+    With it, PyTorch releases from before July 2026 have a wrong gradient of padded average pools on a GPU:
+    https://github.com/pytorch/pytorch/issues/188344
+    """
+    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
+
+
 def device_name(device):
     """The name of the GPU, or of the CPU with its number of threads, for a log."""
     if device.type == "cuda":
@@ -253,28 +262,61 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     return _save(figure, "lr_finder.png")
 
 
+def forward_backward(model, images, labels):
+    """Forward and backward pass. Returns (logits, loss), without their graph: ``record`` fails beside an older one."""
+    logits = model(images)
+    loss = F.cross_entropy(logits, labels)
+    loss.backward()
+    return logits.detach(), loss.detach()
+
+
+def record(model, images, labels):
+    """Record ``forward_backward`` as a CUDA graph. Returns a function of (images, labels) of the same shapes.
+
+    A GPU runs small kernels faster than Python launches them one by one. Run one step before. Each call overwrites the
+    results and the gradients of the last one.
+    """
+    graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), labels.clone())
+    model.zero_grad()  # the graph gets gradients of its own
+    with torch.cuda.graph(graph):
+        results = forward_backward(model, *inputs)
+
+    def replay(*batch):
+        for place, tensor in zip(inputs, batch):
+            place.copy_(tensor)
+        graph.replay()
+        return results
+
+    return replay
+
+
 def train(model, device, batches, optimizer, scheduler, epoch):
     """Train for one epoch, with a bar in the format of the published log. Returns (mean loss, accuracy in %).
 
     Loss and accuracy are read from the device four times an epoch: a reading in each step would make a GPU
-    wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.
+    wait for Python. On an NVIDIA GPU, steps from the second on replay a recording. So the model's forward pass must do
+    the same each time and read no values (``.item()``); after an error of the recording, restart Python.
+    ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.
     """
     keep_freed_memory()
     model.train()
     losses, correct, seen = [], 0, 0
-    every = math.ceil(len(batches) / 4)
+    every, replay = math.ceil(len(batches) / 4), None
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
             images, labels = images.to(device), labels.to(device)
-            optimizer.zero_grad()
-            logits = model(images)
-            loss = F.cross_entropy(logits, labels)
-            loss.backward()
+            if step == 2 and images.is_cuda and not torch.version.hip:  # AMD's libraries may hang
+                shape, replay = images.shape, record(model, images, labels)
+            if replay and images.shape == shape:
+                logits, loss = replay(images, labels)
+            else:
+                optimizer.zero_grad(set_to_none=not replay)  # the graph writes to the gradients that it knows
+                logits, loss = forward_backward(model, images, labels)
             optimizer.step()
             lr = scheduler.get_last_lr()[0]
             scheduler.step()
-            losses.append(loss.detach() * len(labels))
-            correct += (logits.detach().argmax(1) == labels).sum()
+            losses.append(loss * len(labels))
+            correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
                 mean, percent = sum(torch.stack(losses).tolist()) / seen, 100 * correct.item() / seen

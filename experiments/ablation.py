@@ -27,7 +27,10 @@ INITIALISED = replace(POOLED, name="+ our initialisation", init="projection")
 FASTER = replace(INITIALISED, name="+ batch 128, max_lr 0.01", batch_size=128, max_lr=0.01)
 CALMER = replace(FASTER, name="+ blocks at 0.1 x max_lr", block_rate=0.1)
 FLIPPED = replace(CALMER, name="+ crop by 2 and flip", augment="crop by 2 and flip")
-LADDER = [PUBLISHED, BIASES, PLAIN, PER_IMAGE, POOLED, INITIALISED, FASTER, CALMER, FLIPPED, OURS]
+AVERAGED = replace(FLIPPED, name="+ average pools in place of the blurs", stem="ours")
+MIRRORED = replace(AVERAGED, name="+ the mirror image", mirror=True)
+LADDER = [PUBLISHED, BIASES, PLAIN, PER_IMAGE, POOLED, INITIALISED, FASTER, CALMER, FLIPPED]
+LADDER += [AVERAGED, MIRRORED, OURS]
 BARE = replace(FLIPPED, name="no blocks", blocks=0)
 VARIANTS = [
     BARE,
@@ -42,7 +45,7 @@ STALLED = replace(OURS, name="ours with PyTorch's initialisation", init="default
 ORDER = [*LADDER, STALLED, replace(PER_IMAGE, name="our initialisation, plain stem", init="projection"), *VARIANTS]
 # How many seeds a row has, if not three. A run on the plain stem takes 20 to 47 minutes.
 SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
-SEEDS |= {OURS.name: 5, FLIPPED.name: 5, BARE.name: 5}
+SEEDS |= {OURS.name: 5, FLIPPED.name: 5, BARE.name: 5, MIRRORED.name: 2}
 JOBS = [(setting, seed) for seed in range(1, 6) for setting in ORDER[::-1] if seed <= SEEDS.get(setting.name, 3)]
 
 

@@ -217,14 +217,14 @@ def prepare(setting, seed, validation=False, device=None):
     training, held_out = splits(data, validation)
     torch.manual_seed(seed)
     device = device or utils.pick_device()
-    model = build(setting).to(device, memory_format=torch.channels_last)
+    model = build(setting).to(device, memory_format=utils.memory_format(device))
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
     if setting.details == "published":  # beta1 is cycled, too
         scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
     else:
         scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
-    return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device, setting.batch_size)
+    return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device)
 
 
 def run(setting, seed, validation=False, stop=EPOCHS):

@@ -1,16 +1,19 @@
-"""Validation accuracy after 24 epochs of settings around ours. The test set is not used.
+"""Settings around ours on the validation images: where they end, and which learning rates collapse.
 
     python -m experiments.tuning
 
-Trains on 45,000 training images and measures on the last 5,000 of a fixed shuffle, into tuning.csv.
+Trains on 45,000 training images and measures on the last 5,000 of a fixed shuffle: 24 epochs into tuning.csv, eight
+into collapse.csv. The test set is not used.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
+from experiments.ablation import FLIPPED
 from experiments.harness import Setting, run_all
 
-CSV = Path(__file__).with_name("tuning.csv")
-SQUARE = dict(augment="crop by 4, square of 8")
+CSV, COLLAPSES = (Path(__file__).with_name(f"{name}.csv") for name in ("tuning", "collapse"))
+SQUARE, DEFAULT = dict(augment="crop by 4, square of 8"), "PyTorch's initialisation"
 TRIALS = {  # name: changes of our setting
     "none": {},
     "flips": dict(augment="crop by 4 and flip"),
@@ -23,11 +26,20 @@ TRIALS = {  # name: changes of our setting
     "a square of 8, crop by 3": dict(augment="crop by 3, square of 8"),
     "a square of 8, c 0.5": SQUARE | dict(c=0.5),
     "a square of 8, blurs": SQUARE | dict(stem="blurs"),
+    f"{DEFAULT}, blocks at 0.3 x max_lr": dict(init="default", block_rate=0.3),
+    f"{DEFAULT}, blocks at max_lr": dict(init="default", block_rate=1.0),
     "the network before": dict(mirror=False, stem="blurs", augment="crop by 2 and flip"),
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
 SEEDS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
 JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, SEEDS.get(setting.name, 1) + 1)]
 
+STOP = 8  # epochs
+RATES = [replace(FLIPPED, name=f"{multiple} x max_lr", max_lr=multiple * FLIPPED.max_lr) for multiple in (1, 3, 4.5, 6)]
+FULL_RATE = replace(RATES[1], name="3 x max_lr, the blocks at the full rate", block_rate=1.0)
+RATES += [replace(FULL_RATE, name="3 x max_lr, the blocks at a fifth of it", block_rate=0.2), FULL_RATE]
+RATE_JOBS = [(setting, seed) for setting in RATES for seed in range(1, 11 if setting == RATES[0] else 4)]
+
 if __name__ == "__main__":
     run_all(CSV, JOBS, validation=True)
+    run_all(COLLAPSES, RATE_JOBS, validation=True, stop=STOP)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from experiments import ablation, collapse, harness, published, stall, tuning
+from experiments import ablation, harness, heads, published, stall, tuning
 from experiments.harness import Setting, build, run_all
 
 
@@ -126,10 +126,14 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(draw, tmp_path):
 
 
 def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other_and_the_curves_end_as_theirs_do():
-    for module in (ablation, collapse, tuning):
-        runs = [harness.known(row) for row in harness.read(module.CSV)]
-        jobs = [harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in module.JOBS]
-        assert sorted(runs) == sorted(jobs), module.CSV
+    tables = {ablation.CSV: ablation.JOBS, tuning.CSV: tuning.JOBS, tuning.COLLAPSES: tuning.RATE_JOBS}
+    for path, jobs in tables.items():
+        runs = [harness.known(row) for row in harness.read(path)]
+        jobs = [harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in jobs]
+        assert sorted(runs) == sorted(jobs), path
+    told = [[row[key] for key in ("source", "seed", "name", "head_seed")] for row in harness.read(heads.CSV)]
+    new = [(*job[::-1], *head) for job in heads.JOBS for head in [(heads.OWN, job[0]), *heads.NEW]]
+    assert sorted(told) == sorted([str(value) for value in row] for row in new)
     assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.CAUSES, ablation.PUBLISHED.name, "ours"]
     for row in harness.read(ablation.CSV):
         assert row["curve"].split()[-1:] in ([], [f"{float(row['accuracy']):.2f}"])

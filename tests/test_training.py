@@ -147,6 +147,22 @@ def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone_and_it_says_why(
     assert "(RuntimeError: CUDA error: no kernel image is available)" in capsys.readouterr().out
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_recorded_step_on_a_gpu_has_the_results_and_gradients_of_the_cpu(net):
+    gpu, device = copy.deepcopy(net), torch.device("cuda")
+    gpu.to(device, memory_format=utils.memory_format(device))
+    batches = [(torch.randn(16, 3, 32, 32), torch.arange(16) % 10) for _ in range(2)]
+    there = [[tensor.to(device) for tensor in batch] for batch in batches]
+    with torch.backends.cudnn.flags(allow_tf32=False):
+        utils.forward_backward(gpu, *there[0])
+        replay = utils.record(gpu, *there[0])
+        for batch, copied in zip(batches, there):
+            net.zero_grad()
+            pairs = [(utils.forward_backward(net, *batch)[0], replay(*copied)[0])]
+            pairs += [(p.grad, other.grad) for p, other in zip(net.parameters(), gpu.parameters())]
+            assert all((one - other.cpu()).norm() <= 0.01 * one.norm() + 1e-6 for one, other in pairs)
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt("stop"), FloatingPointError("nan in epoch 2 by step 2 of 6")])
 def test_however_a_training_stops_the_reason_is_given_and_finished_epochs_are_in_the_history(training, error):
     model, _, batches, *_, history = training

@@ -1,0 +1,77 @@
+"""Heads alone on a fixed X: which lose accuracy? Without the test set.
+
+    python -m experiments.heads
+
+Trains networks without blocks and ours on the 45,000 training images of the validation split, keeps the X of eight
+draws of the augmentation, and trains new heads on it with the same 24 epochs. Into heads.csv.
+"""
+
+import itertools
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+import utils
+from experiments.ablation import OURS
+from experiments.harness import EPOCHS, Setting, append, build, prepare, quiet, read
+
+CSV = Path(__file__).with_name("heads.csv")
+DRAWS, SEEDS = 8, (1, 2, 3)
+SOURCES = {"no blocks": Setting("no blocks", blocks=0), "ours": OURS}  # whose X
+OWN = "its own, trained with it"
+HEADS = {"fully connected 48 > 10": dict(blocks=0), "linear 48 > 8 > 48 before it": dict(blocks=0, head="linear")}
+HEADS |= {"four ULTIMUS blocks before it": {}, "MLP 48 > 64 > 8 > 48": dict(blocks=0, head="narrow MLP")}
+HEADS |= {"MLP 48 > 64 > 48": dict(blocks=0, head="MLP")}
+NEW = list(itertools.product(HEADS, SEEDS))
+JOBS = list(itertools.product(SEEDS, SOURCES))
+
+
+def train(model, x, labels):
+    """Train the blocks and the last layer of a new network on a fixed X, (draws, images, 48), with our rates."""
+    optimizer, size = utils.adam(model), OURS.batch_size
+    steps = -(-len(labels) // size)
+    scheduler = utils.one_cycle(optimizer, EPOCHS, steps, [OURS.max_lr, OURS.block_rate * OURS.max_lr])
+    for epoch in range(EPOCHS):
+        for batch in torch.randperm(len(labels)).split(size):
+            optimizer.zero_grad()
+            F.cross_entropy(model.fc(model.blocks(x[epoch % DRAWS, batch])), labels[batch]).backward()
+            optimizer.step()
+            scheduler.step()
+    return model.eval()
+
+
+def rows(job):
+    """Held-out loss and accuracy (%) of one network, and of three seeds of each head on its X: a list of dicts."""
+    seed, source = job
+    (network, device, batches, *rest), held_out = prepare(SOURCES[source], seed, validation=True)
+    with quiet():
+        utils.fit(network, device, batches, held_out, *rest, EPOCHS, [])
+    batches.shuffle = False
+    draws, (labels, *_) = zip(*(utils.predict(network, device, batches, network.features) for _ in range(DRAWS)))
+    draws = torch.stack(draws)
+    x, actual = utils.predict(network, device, held_out, network.features)
+
+    def row(name, head_seed, model):
+        with torch.no_grad():
+            logits = model.fc(model.blocks(x))
+        loss, accuracy = F.cross_entropy(logits, actual).item(), utils.accuracy(logits, actual)
+        told = dict(source=source, seed=seed, name=name, head_seed=head_seed)
+        return told | dict(loss=round(loss, 4), accuracy=round(accuracy, 2))
+
+    told = [row(OWN, seed, network)]
+    for name, head_seed in NEW:
+        torch.manual_seed(head_seed)
+        model = build(Setting(name, **HEADS[name])).to(device)
+        told.append(row(name, head_seed, train(model, draws, labels)))
+    return told
+
+
+if __name__ == "__main__":
+    done = {(int(row["seed"]), row["source"]) for row in read(CSV)}
+    jobs = [job for job in JOBS if job not in done]
+    with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
+        for future in as_completed([workers.submit(rows, job) for job in jobs]):
+            append(CSV, future.result())
