@@ -264,6 +264,7 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
 
 def forward_backward(model, images, labels):
     """Forward and backward pass. Returns (logits, loss), without their graph: ``record`` fails beside an older one."""
+    model.zero_grad()
     logits = model(images)
     loss = F.cross_entropy(logits, labels)
     loss.backward()
@@ -271,20 +272,25 @@ def forward_backward(model, images, labels):
 
 
 def record(model, images, labels):
-    """Record ``forward_backward`` as a CUDA graph. Returns a function of (images, labels) of the same shapes.
+    """``forward_backward`` as a function of (images, labels) of these shapes: on an NVIDIA GPU, a CUDA graph.
 
     A GPU runs small kernels faster than Python launches them one by one. Run one step before. Each call overwrites the
     results and the gradients of the last one.
     """
+    if not images.is_cuda or torch.version.hip:  # AMD's libraries may hang
+        return functools.partial(forward_backward, model)
     graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), labels.clone())
-    model.zero_grad()  # the graph gets gradients of its own
+    model.zero_grad()
     with torch.cuda.graph(graph):
         results = forward_backward(model, *inputs)
+    gradients = [parameter.grad for parameter in model.parameters()]
 
     def replay(*batch):
         for place, tensor in zip(inputs, batch):
             place.copy_(tensor)
         graph.replay()
+        for parameter, gradient in zip(model.parameters(), gradients):
+            parameter.grad = gradient  # a step between may have set another
         return results
 
     return replay
@@ -301,17 +307,14 @@ def train(model, device, batches, optimizer, scheduler, epoch):
     keep_freed_memory()
     model.train()
     losses, correct, seen = [], 0, 0
-    every, replay = math.ceil(len(batches) / 4), None
+    every = math.ceil(len(batches) / 4)
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
             images, labels = images.to(device), labels.to(device)
-            if step == 2 and images.is_cuda and not torch.version.hip:  # AMD's libraries may hang
+            if step == 2:
                 shape, replay = images.shape, record(model, images, labels)
-            if replay and images.shape == shape:
-                logits, loss = replay(images, labels)
-            else:
-                optimizer.zero_grad(set_to_none=not replay)  # the graph writes to the gradients that it knows
-                logits, loss = forward_backward(model, images, labels)
+            same = step > 1 and images.shape == shape
+            logits, loss = replay(images, labels) if same else forward_backward(model, images, labels)
             optimizer.step()
             lr = scheduler.get_last_lr()[0]
             scheduler.step()

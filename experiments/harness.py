@@ -6,6 +6,7 @@ each, and appends a line to a CSV as each ends, so that a stopped experiment res
 
 import contextlib
 import csv
+import functools
 import io
 import os
 import statistics
@@ -269,15 +270,21 @@ def run_all(path, jobs, **options):
     """Run the (Setting, seed) pairs that the CSV at ``path`` does not have yet, one a core; append a line for each."""
     done = {known(row) for row in read(path)}
     jobs = [(setting, seed) for setting, seed in jobs if known(asdict(setting) | {"seed": seed}) not in done]
+    collect(path, functools.partial(run, **options), jobs)
+
+
+def collect(path, function, jobs):
+    """Call ``function(*job)`` for each job, one a core; append the row or rows that it returns as it ends."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = 1 if utils.pick_device().type == "cuda" else cores
-    print(f"{path.name}: {len(done)} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
+    print(f"{path.name}: {len(read(path))} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(run, setting, seed, **options) for setting, seed in jobs]
+        futures = [pool.submit(function, *job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(jobs), file=sys.stdout):  # tells the time that is left
             if not future.exception():
-                append(path, [row := future.result()])
-                tqdm.write(f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", file=sys.stdout)
+                rows = [future.result()] if isinstance(future.result(), dict) else future.result()
+                append(path, rows)
+                tqdm.write(f"{rows[0]['name']}, seed {rows[0]['seed']}: {rows[0]['accuracy']:.2f} %", file=sys.stdout)
     for future in futures:
         future.result()  # raises what stopped a run, after the others are kept
 

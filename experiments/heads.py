@@ -7,16 +7,16 @@ draws of the augmentation, and trains new heads on it with the same 24 epochs. I
 """
 
 import itertools
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from collections import OrderedDict
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 import utils
 from experiments.ablation import OURS
-from experiments.harness import EPOCHS, Setting, append, build, prepare, quiet, read
+from experiments.harness import EPOCHS, Setting, build, collect, prepare, quiet, read
 
 CSV = Path(__file__).with_name("heads.csv")
 DRAWS, SEEDS = 8, (1, 2, 3)
@@ -31,21 +31,19 @@ JOBS = list(itertools.product(SEEDS, SOURCES))
 
 def train(model, x, labels):
     """Train the blocks and the last layer of a new network on a fixed X, (draws, images, 48), with our rates."""
-    optimizer, size = utils.adam(model), OURS.batch_size
-    steps = -(-len(labels) // size)
+    head, size = nn.Sequential(OrderedDict(blocks=model.blocks, fc=model.fc)), OURS.batch_size
+    optimizer, steps = utils.adam(head), -(-len(labels) // size)
     scheduler = utils.one_cycle(optimizer, EPOCHS, steps, [OURS.max_lr, OURS.block_rate * OURS.max_lr])
     for epoch in range(EPOCHS):
-        for batch in torch.randperm(len(labels)).split(size):
-            optimizer.zero_grad()
-            F.cross_entropy(model.fc(model.blocks(x[epoch % DRAWS, batch])), labels[batch]).backward()
-            optimizer.step()
-            scheduler.step()
+        order = torch.randperm(len(labels))
+        batches = list(zip(x[epoch % DRAWS, order].split(size), labels[order].split(size)))
+        with quiet():
+            utils.train(head, labels.device, batches, optimizer, scheduler, epoch)
     return model.eval()
 
 
-def rows(job):
+def rows(seed, source):
     """Held-out loss and accuracy (%) of one network, and of three seeds of each head on its X: a list of dicts."""
-    seed, source = job
     (network, device, batches, *rest), held_out = prepare(SOURCES[source], seed, validation=True)
     with quiet():
         utils.fit(network, device, batches, held_out, *rest, EPOCHS, [])
@@ -71,7 +69,4 @@ def rows(job):
 
 if __name__ == "__main__":
     done = {(int(row["seed"]), row["source"]) for row in read(CSV)}
-    jobs = [job for job in JOBS if job not in done]
-    with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as workers:
-        for future in as_completed([workers.submit(rows, job) for job in jobs]):
-            append(CSV, future.result())
+    collect(CSV, rows, [job for job in JOBS if job not in done])

@@ -112,11 +112,11 @@ def stalls(rows):
 
 def factors(rows):
     """The ``factor`` of PyTorch's initialisation, what its weights, √8 and the softmax take, and what is left then."""
-    whole, _, softmax, root, weights, rest = (factor(rows, name) for name in stall.CAUSES)
+    whole, _, softmax, root, weights, rest = (factor(rows, name) for name in stall.CHANGES)
     return whole, whole / weights, whole / root, whole / softmax, rest
 
 
-def causes(rows):
+def product(rows):
     whole, weights, root, softmax, _ = factors(rows)
     return (
         f"In a new network with PyTorch's initialisation a block divides the variance between images by about "
@@ -169,7 +169,7 @@ def parts(notebook):
         "run": f"The run of the notebook, seed 1: {accuracy} % test accuracy, {training} % training accuracy, "
         f"{minutes} minutes ({machine}).",
         "log": f"```text\n{log.strip()}\n```",
-        "causes": causes(stalled),
+        "product": product(stalled),
         "ladder": ladder(rows),
         "stall": stalls(stalled),
         "collapse": stability(),

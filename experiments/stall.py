@@ -16,7 +16,7 @@ from experiments.ablation import OURS, PUBLISHED, STALLED
 from experiments.harness import append, build, prepare
 
 CSV = Path(__file__).with_name("stall.csv")
-CAUSES = {  # name: gains of the weights, and whether there is a softmax
+CHANGES = {  # name: gains of the weights, and whether there is a softmax
     "PyTorch's initialisation": {},
     "uniform rows in place of the softmax": dict(query=0),
     "the identity matrix in place of the softmax": dict(softmax=False),
@@ -54,7 +54,7 @@ def measure(model, images, labels):
 def rows():
     (_, _, batches, *_), _ = prepare(OURS, seed=1, device=torch.device("cpu"))
     images, labels = utils.normalize(batches.images[:512]), batches.labels[:512]
-    models = {name: (STALLED, changes) for name, changes in CAUSES.items()}
+    models = {name: (STALLED, changes) for name, changes in CHANGES.items()}
     models |= {setting.name: (setting, {}) for setting in (PUBLISHED, OURS)}
     for seed, (name, (setting, changes)) in itertools.product(range(1, 6), models.items()):
         torch.manual_seed(seed)

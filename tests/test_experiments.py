@@ -133,6 +133,6 @@ def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other_and_t
     told = [[row[key] for key in ("source", "seed", "name", "head_seed")] for row in harness.read(heads.CSV)]
     new = [(*job[::-1], *head) for job in heads.JOBS for head in [(heads.OWN, job[0]), *heads.NEW]]
     assert sorted(told) == sorted([str(value) for value in row] for row in new)
-    assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.CAUSES, ablation.PUBLISHED.name, "ours"]
+    assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.CHANGES, ablation.PUBLISHED.name, "ours"]
     for row in harness.read(ablation.CSV):
         assert row["curve"].split()[-1:] in ([], [f"{float(row['accuracy']):.2f}"])
