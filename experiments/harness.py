@@ -8,8 +8,6 @@ import contextlib
 import csv
 import functools
 import io
-import os
-import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
@@ -18,7 +16,6 @@ from multiprocessing import get_context
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 import utils
@@ -26,7 +23,6 @@ from model9 import Ultimus, UltimusNet
 
 EPOCHS = 24
 CHANCE = 10  # per cent, of ten classes
-COLLAPSED = 20  # a run with less accuracy (%) is collapsed
 
 
 class OverTheBatch(Ultimus):
@@ -42,22 +38,6 @@ class OverTheBatch(Ultimus):
         return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
 
 
-class OverQueries(Ultimus):
-    """The softmax over i, over which Z sums: the weights of the values add up to 1/sqrt(8)."""
-
-    def attend(self, x):
-        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
-        attention = torch.einsum("...i,...j->...ij", q, k).softmax(dim=-2) / k.shape[-1] ** 0.5  # (B, 8, 8)
-        return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
-
-
-class Residual(Ultimus):
-    """x + block(x), which is outside the assignment."""
-
-    def forward(self, x):
-        return x + super().forward(x)
-
-
 class OneImage(UltimusNet):
     """X is that of the image alone."""
 
@@ -71,21 +51,21 @@ def random_flip(images):
     return torch.where(mirrored, images.flip(3), images)
 
 
-def square(corner, size=8):
-    """A mask of one square an image, from its first row and column, (2, B, 1) of any sign. Bool (B, 1, 32, 32)."""
+def square(corner):
+    """A mask of one 8 x 8 square an image, bool (B, 1, 32, 32), from its first row and column, (2, B, 1)."""
     place = torch.arange(32, device=corner.device)
-    down, right = (place >= corner) & (place < corner + size)  # (B, 32) each
+    down, right = (place >= corner) & (place < corner + 8)  # (B, 32) each
     return (down[:, :, None] & right[:, None, :])[:, None]
 
 
-def cutout(images, size=8):
-    """Cover a square around a random pixel of each image with grey. uint8 (B, 3, 32, 32) to the same.
+def cutout(images):
+    """Cover an 8 x 8 square around a random pixel of each image with grey. uint8 (B, 3, 32, 32) to the same.
 
     DeVries & Taylor 2017, https://arxiv.org/abs/1708.04552.
     """
-    corner = torch.randint(32, (2, len(images), 1), device=images.device) - size // 2
+    corner = torch.randint(32, (2, len(images), 1), device=images.device) - 4
     grey = torch.tensor(utils.MEAN, device=images.device).mul(255).round().to(torch.uint8).view(3, 1, 1)
-    return torch.where(square(corner, size), grey, images)
+    return torch.where(square(corner), grey, images)
 
 
 def published_augmentation(images):
@@ -98,8 +78,8 @@ def published_augmentation(images):
     https://github.com/shreyash-99/EVA8/tree/835343031be2482f976b8e2de887c65dd5a16be3
     """
     count, device = len(images), images.device
-    mean, std, fill = (torch.tensor(v, device=device).view(3, 1, 1) for v in (utils.MEAN, utils.STD, utils.MEAN))
-    grey = 255 * (mean + std * fill)  # the mean in place of the normalised value
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (utils.MEAN, utils.STD))
+    grey = 255 * (mean + std * mean)  # filled with the mean after the normalisation
 
     hole = square(torch.randint(25, (2, count, 1), device=device))
     hole = hole & (torch.rand(count, 1, 1, 1, device=device) < 0.9)
@@ -122,7 +102,7 @@ def published_augmentation(images):
     return random_flip(images.round().clamp(0, 255).to(torch.uint8))
 
 
-BLOCKS = {"ultimus": Ultimus, "over the batch": OverTheBatch, "over queries": OverQueries, "residual": Residual}
+BLOCKS = {"ultimus": Ultimus, "residual": Ultimus, "over the batch": OverTheBatch}
 AUGMENTATIONS = {
     "crop by 4": utils.random_crop,
     "crop by 3": lambda images: utils.random_crop(images, 3),
@@ -141,7 +121,7 @@ class Setting:
 
     name: str
     stem: str = "ours"  # or "blurs", in place of its average pools; or "stride 1", without any pool
-    head: str = "ultimus"  # of BLOCKS; or, in place of the blocks, "linear", "MLP" or "narrow MLP"
+    head: str = "ultimus"  # of BLOCKS; or, with blocks=0, "linear", "MLP" or "narrow MLP"
     blocks: int = 4
     init: str = "projection"  # or "default": PyTorch's
     c: float = 0.25  # of the projection
@@ -167,9 +147,9 @@ def build(setting):
     model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
     model.init_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
-    if setting.head == "over queries":  # the softmax carries the mean, too
+    if setting.head == "residual":  # which the assignment does not have
         for block in model.blocks:
-            nn.init.zeros_(block.value.weight)
+            block.register_forward_hook(lambda block, x, out: x[0] + out)
     if setting.head == "linear":  # the projection as which ours is initialised
         model.blocks = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 48))
         for layer, weight in zip(model.blocks, (basis, basis.T)):
@@ -181,7 +161,7 @@ def build(setting):
     if setting.head in ("MLP", "narrow MLP"):
         out = [nn.Linear(64, 48)] if setting.head == "MLP" else [nn.Linear(64, 8), nn.Linear(8, 48)]
         model.blocks = nn.Sequential(nn.Linear(48, 64), nn.BatchNorm1d(64), nn.ReLU(), *out)
-        model.fc.reset_parameters()  # again, as in the runs of ablation.csv
+        model.fc.reset_parameters()  # again, as in the runs of heads.csv
     if setting.init == "default":
         model = utils.with_default_init(model)
     if setting.details == "published":
@@ -221,26 +201,22 @@ def prepare(setting, seed, validation=False, device=None):
     model = build(setting).to(device, memory_format=utils.memory_format(device))
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
-    if setting.details == "published":  # beta1 is cycled, too
-        scheduler = OneCycleLR(optimizer, rates, EPOCHS * len(batches), **utils.ONE_CYCLE)
-    else:
-        scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
+    scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates, setting.details == "published")
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device)
 
 
-def run(setting, seed, validation=False, stop=EPOCHS):
+def run(setting, seed, validation=False):
     """Train one setting under one seed.
 
-    ``stop`` leaves the 24-epoch schedule after this many epochs. Returns a dict: the setting, seed, parameters;
-    training and held-out accuracy in % after the last epoch, the latter also "mirrored" (the softmax averaged over each
-    image and its mirror image); effective_rank, the number of singular values of d logits / dX above a hundredth of the
-    largest, for 512 held-out images (empty where the images of a batch are mixed); seconds an epoch with its test; the
-    held-out accuracy after each epoch. Raises FloatingPointError: a loss was not finite.
+    Returns a dict: the setting; seed; training and held-out accuracy in % after the last epoch, the latter also
+    "mirrored" (the softmax averaged over each image and its mirror image); effective_rank, the number of singular
+    values of d logits / dX above a hundredth of the largest, for 512 held-out images (empty where the images of a batch
+    are mixed); curve, the held-out accuracy after each epoch. Raises FloatingPointError: a loss was not finite.
     """
     (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
     history = []
     with quiet():
-        utils.fit(model, device, batches, held_out, *rest, stop, history)
+        utils.fit(model, device, batches, held_out, *rest, EPOCHS, history)
 
     def both(images):
         return model(images).softmax(1) + model(images.flip(3)).softmax(1)
@@ -251,12 +227,10 @@ def run(setting, seed, validation=False, stop=EPOCHS):
         rank = sum(value > 0.01 * spectrum[0] for value in spectrum)
     return asdict(setting) | dict(
         seed=seed,
-        parameters=sum(p.numel() for p in model.parameters()),
         train_accuracy=round(history[-1]["train_accuracy"], 2),
         accuracy=round(history[-1]["test_accuracy"], 2),
         mirrored=round(utils.accuracy(*utils.predict(model, device, held_out, both)), 2),
         effective_rank=rank,
-        seconds=round(statistics.mean(row["seconds"] for row in history), 1),
         curve=" ".join(f"{row['test_accuracy']:.2f}" for row in history),
     )
 
@@ -275,8 +249,7 @@ def run_all(path, jobs, **options):
 
 def collect(path, function, jobs):
     """Call ``function(*job)`` for each job, one a core; append the row or rows that it returns as it ends."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = 1 if utils.pick_device().type == "cuda" else cores
+    workers = 1 if utils.pick_device().type == "cuda" else torch.get_num_threads()
     print(f"{path.name}: {len(read(path))} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
@@ -298,6 +271,11 @@ def values(rows, name, column="accuracy"):
     """A column of the rows of this name, in the order of their seeds."""
     rows = sorted((row for row in rows if row["name"] == name), key=lambda row: int(row["seed"]))
     return [float(row[column]) for row in rows if row[column]]
+
+
+def curves(rows, name):
+    """The accuracy after each epoch, a list for each row of this name."""
+    return [[float(accuracy) for accuracy in row["curve"].split()] for row in rows if row["name"] == name]
 
 
 def append(path, rows):

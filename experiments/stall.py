@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 import utils
-from experiments.ablation import OURS, PUBLISHED, STALLED
+from experiments.ablation import OURS, PUBLISHED, RESIDUAL, STALLED
 from experiments.harness import append, build, prepare
 
 CSV = Path(__file__).with_name("stall.csv")
@@ -24,6 +24,8 @@ CHANGES = {  # name: gains of the weights, and whether there is a softmax
     "weights of V and Out times √3": dict(value=3**0.5, out=3**0.5),
     "all three": dict(value=3**0.5, out=24**0.5, softmax=False),
 }
+NETWORKS = {name: (STALLED, changes) for name, changes in CHANGES.items()}  # name: (setting, changes)
+NETWORKS |= {setting.name: (setting, {}) for setting in (RESIDUAL, PUBLISHED, OURS)}
 
 
 def changed(model, query=1, value=1, out=1, softmax=True):
@@ -54,9 +56,7 @@ def measure(model, images, labels):
 def rows():
     (_, _, batches, *_), _ = prepare(OURS, seed=1, device=torch.device("cpu"))
     images, labels = utils.normalize(batches.images[:512]), batches.labels[:512]
-    models = {name: (STALLED, changes) for name, changes in CHANGES.items()}
-    models |= {setting.name: (setting, {}) for setting in (PUBLISHED, OURS)}
-    for seed, (name, (setting, changes)) in itertools.product(range(1, 6), models.items()):
+    for seed, (name, (setting, changes)) in itertools.product(range(1, 6), NETWORKS.items()):
         torch.manual_seed(seed)
         yield dict(name=name, seed=seed) | measure(changed(build(setting), **changes), images, labels)
 

@@ -1,18 +1,15 @@
-"""Settings around ours on the validation images: where they end, and which learning rates collapse.
+"""Settings around ours on the validation images: where they end, into tuning.csv. The test set is not used.
 
     python -m experiments.tuning
 
-Trains on 45,000 training images and measures on the last 5,000 of a fixed shuffle: 24 epochs into tuning.csv, eight
-into collapse.csv. The test set is not used.
+Trains on 45,000 training images and measures on the last 5,000 of a fixed shuffle.
 """
 
-from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablation import FLIPPED
 from experiments.harness import Setting, run_all
 
-CSV, COLLAPSES = (Path(__file__).with_name(f"{name}.csv") for name in ("tuning", "collapse"))
+CSV = Path(__file__).with_name("tuning.csv")
 SQUARE, DEFAULT = dict(augment="crop by 4, square of 8"), "PyTorch's initialisation"
 TRIALS = {  # name: changes of our setting
     "none": {},
@@ -26,6 +23,11 @@ TRIALS = {  # name: changes of our setting
     "a square of 8, crop by 3": dict(augment="crop by 3, square of 8"),
     "a square of 8, c 0.5": SQUARE | dict(c=0.5),
     "a square of 8, blurs": SQUARE | dict(stem="blurs"),
+    "max_lr 0.03": dict(max_lr=0.03),
+    "max_lr 0.03, blocks at max_lr": dict(max_lr=0.03, block_rate=1.0),
+    DEFAULT: dict(init="default"),
+    f"{DEFAULT}, max_lr 0.005": dict(init="default", max_lr=0.005),
+    f"{DEFAULT}, max_lr 0.02": dict(init="default", max_lr=0.02),
     f"{DEFAULT}, blocks at 0.3 x max_lr": dict(init="default", block_rate=0.3),
     f"{DEFAULT}, blocks at max_lr": dict(init="default", block_rate=1.0),
     "the network before": dict(mirror=False, stem="blurs", augment="crop by 2 and flip"),
@@ -34,12 +36,5 @@ SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
 SEEDS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
 JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, SEEDS.get(setting.name, 1) + 1)]
 
-STOP = 8  # epochs
-RATES = [replace(FLIPPED, name=f"{multiple} x max_lr", max_lr=multiple * FLIPPED.max_lr) for multiple in (1, 3, 4.5, 6)]
-FULL_RATE = replace(RATES[1], name="3 x max_lr, the blocks at the full rate", block_rate=1.0)
-RATES += [replace(FULL_RATE, name="3 x max_lr, the blocks at a fifth of it", block_rate=0.2), FULL_RATE]
-RATE_JOBS = [(setting, seed) for setting in RATES for seed in range(1, 11 if setting == RATES[0] else 4)]
-
 if __name__ == "__main__":
     run_all(CSV, JOBS, validation=True)
-    run_all(COLLAPSES, RATE_JOBS, validation=True, stop=STOP)

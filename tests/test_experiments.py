@@ -20,9 +20,10 @@ def test_the_rows_of_the_ablation_differ_by_one_change_each():
 
 def test_networks_are_what_their_settings_say_share_no_module_and_the_linear_map_is_what_ours_is_initialised_as():
     expected = {"published solution rebuilt": 25_776, "no blocks": 19_546}
-    expected |= {"1 block": 21_154, "2 blocks": 22_762, "3 blocks": 24_370, "linear 48 > 8 > 48, no blocks": 20_370}
-    expected |= {"MLP 48 > 64 > 48, no blocks": 25_930, "MLP 48 > 64 > 8 > 48, no blocks": 23_762}
-    for setting in ablation.ORDER + tuning.SETTINGS:
+    expected |= {"linear 48 > 8 > 48 before it": 20_370, "MLP 48 > 64 > 48": 25_930}
+    expected |= {"MLP 48 > 64 > 8 > 48": 23_762, "fully connected 48 > 10": 19_546}
+    alone = {name: Setting(name, **changes) for name, changes in heads.HEADS.items()}
+    for setting in [*ablation.ORDER, *tuning.SETTINGS, *alone.values()]:
         count = sum(p.numel() for p in build(setting).parameters())
         assert count == expected.get(setting.name, 25_978), setting.name
     biased = {type(m).__name__ for m in build(ablation.PUBLISHED).modules() if getattr(m, "bias", None) is not None}
@@ -30,7 +31,7 @@ def test_networks_are_what_their_settings_say_share_no_module_and_the_linear_map
     for setting, side in ((ablation.PUBLISHED, 32), (ablation.PER_IMAGE, 32), (ablation.OURS, 8)):
         assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
     torch.manual_seed(0)
-    linear = build(next(setting for setting in ablation.ORDER if setting.head == "linear"))
+    linear = build(alone["linear 48 > 8 > 48 before it"])
     torch.manual_seed(0)
     ours, x = build(ablation.OURS), 1e-3 * torch.randn(4, 48)
     torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
@@ -64,7 +65,7 @@ def test_the_augmentations_draw_their_own_for_each_image():
     assert ((out != 200) & (out != 156) & (out != 0))[:, 0].any(2).any(1).float().mean() > 0.1  # turned ones
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     flipped = harness.random_flip(image.expand(200, -1, -1, -1)).eq(image.flip(3)).flatten(1).all(1).sum()
-    covered = harness.cutout(torch.zeros(999, 3, 32, 32, dtype=torch.uint8), 8).ne(0).all(1)
+    covered = harness.cutout(torch.zeros(999, 3, 32, 32, dtype=torch.uint8)).ne(0).all(1)
     down, right = covered.any(2).sum(1), covered.any(1).sum(1)
     assert 60 < flipped < 140 and torch.equal(covered.sum((1, 2)), down * right)
     assert {*down.tolist(), *right.tolist()} == {4, 5, 6, 7, 8}
@@ -81,10 +82,12 @@ def test_only_attention_across_the_batch_mixes_its_images_and_only_ours_sees_mir
         assert torch.allclose(net.features(images), net.features(images.flip(3)), atol=1e-5) == setting.mirror
 
 
-def test_blurs_are_the_fixed_filter_1_2_1_and_a_block_without_softmax_passes_on_its_values():
+def test_blurs_are_the_filter_1_2_1_a_block_without_softmax_passes_on_its_values_and_a_residual_one_adds_its_input():
     net, features = build(ablation.STALLED), torch.randn(5, 48)
     straight = copy.deepcopy(utils.without_softmax(net)).blocks[0](features)
     assert torch.equal(straight, net.blocks[0].out(net.blocks[0].value(features) / 8**0.5))
+    residual = build(ablation.RESIDUAL).blocks[0]
+    assert torch.equal(residual(features), features + residual.forward(features))  # forward alone runs no hook
     x, row = torch.randn(2, 16, 31, 31), torch.tensor([1.0, 2.0, 1.0]) / 4
     expected = F.conv2d(x, torch.outer(row, row).repeat(16, 1, 1, 1), stride=2, padding=1, groups=16)
     torch.testing.assert_close(build(ablation.FLIPPED).stem[0].average(x), expected)
@@ -100,7 +103,7 @@ def test_the_validation_split_is_the_last_5000_of_a_fixed_shuffle_and_never_the_
 
 
 def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_path, monkeypatch, capsys):
-    def run(setting, seed, stop):
+    def run(setting, seed, validation):
         if setting.name == "too large" and seed == 1:
             raise MemoryError
         return harness.asdict(setting) | {"seed": seed, "accuracy": 50.0 + seed}
@@ -108,11 +111,11 @@ def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_pat
     monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda *_, **options: ThreadPoolExecutor(1))
     monkeypatch.setattr(harness, "run", run)
     path, jobs = tmp_path / "table.csv", [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
-    run_all(path, jobs[:3], stop=1)
-    run_all(path, [*jobs, (Setting("a", max_lr=0.5), 1)], stop=1)
+    run_all(path, jobs[:3], validation=True)
+    run_all(path, [*jobs, (Setting("a", max_lr=0.5), 1)], validation=True)
     assert "3 runs done, 2 to do" in capsys.readouterr().out
     with pytest.raises(MemoryError):  # after all others, whose rows are kept
-        run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], stop=1)
+        run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], validation=True)
     rows = sorted((row["name"], row["seed"]) for row in harness.read(path))
     assert rows == [("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("too large", "2")]
 
@@ -125,14 +128,13 @@ def test_every_figure_is_drawn_anew_from_the_committed_tables(draw, tmp_path):
 
 
 def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other_and_the_curves_end_as_theirs_do():
-    tables = {ablation.CSV: ablation.JOBS, tuning.CSV: tuning.JOBS, tuning.COLLAPSES: tuning.RATE_JOBS}
-    for path, jobs in tables.items():
+    for path, jobs in {ablation.CSV: ablation.JOBS, tuning.CSV: tuning.JOBS}.items():
         runs = [harness.known(row) for row in harness.read(path)]
         jobs = [harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in jobs]
         assert sorted(runs) == sorted(jobs), path
     told = [[row[key] for key in ("source", "seed", "name", "head_seed")] for row in harness.read(heads.CSV)]
     new = [(*job[::-1], *head) for job in heads.JOBS for head in [(heads.OWN, job[0]), *heads.NEW]]
     assert sorted(told) == sorted([str(value) for value in row] for row in new)
-    assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.CHANGES, ablation.PUBLISHED.name, "ours"]
-    for row in harness.read(ablation.CSV):
+    assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.NETWORKS]
+    for row in harness.read(ablation.CSV):  # older rows have no curve
         assert row["curve"].split()[-1:] in ([], [f"{float(row['accuracy']):.2f}"])

@@ -3,6 +3,7 @@
 import ast
 import base64
 import json
+import math
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ import torch
 from nbclient import NotebookClient
 
 import utils
-from experiments import ablation, heads, published, readme, run, stall
+from experiments import ablation, heads, published, readme, run, stall, tuning
 from experiments.harness import EPOCHS, read, values
 from experiments.readme import NOTEBOOK, READMES, ROOT, fill, parts
 from model9 import UltimusNet
@@ -99,17 +100,28 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     assert weights * root * softmax == pytest.approx(whole, rel=0.1) and rest == pytest.approx(1, rel=0.1)
     claim = f"{weights:.0f} (weights of V and Out) x {root:.0f} (division by $\\\\sqrt 8$) x {softmax:.0f} (softmax)"
     assert claim in page and f"divides the variance by about {round(whole, -2):,.0f} " in page
-    for name, digits in ((ablation.STALLED.name, 0), (ablation.OURS.name, 1)):
+    assert f"about $10^{{{-4 * math.log10(whole):.0f}}}$ of the variance remains" in page
+    for name, digits in ((ablation.STALLED.name, 0), (ablation.RESIDUAL.name, 1), (ablation.OURS.name, 1)):
         assert f"| {readme.between(values(rows, name), digits)} % on the test set" in page
-    for row in (row for row in read(published.CSV) if f"/{row['commit']}/{row['source']}):" in README):
+    shown = [row for row in read(published.CSV) if f"/{row['commit']}/{row['source']}):" in README]
+    assert len(shown) == 3
+    for row in shown:
         assert f" | {row['accuracy']} | {int(row['parameters']):,} | {row['epochs']} |" in README
-    told = re.findall(r" ([+−][\d.]+) ± ([\d.]+) \|", readme.worth(read(heads.CSV)))
-    linear, *others = [float(gap.replace("−", "-")) / float(error) for gap, error in told]
-    assert linear < -2 < others[1] and max(others) < 2, "the linear map loses, the blocks do not, no head gains"
+    trials = [row for row in read(tuning.CSV) if row["init"] == "default"]
+    assert max(trials, key=lambda row: float(row["accuracy"]))["name"] == tuning.DEFAULT
+    assert min(values(rows, ablation.RESIDUAL.name)) > max(values(rows, "ours"))
+    tenth, full = (values(read(tuning.CSV), f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
+    assert min(tenth) > 60 and max(full) < 20, "at three times max_lr, the full rate of the blocks collapses"
+    told = [readme.against_none(rows, name) for name in ("ours", ablation.RESIDUAL.name)]
+    told = re.findall(r"([+−][\d.]+) ± ([\d.]+)", " ".join([*told, readme.worth(read(heads.CSV))]))
+    blocks, residuals, linear, *others = [float(gap.replace("−", "-")) / float(error) for gap, error in told]
+    assert blocks < 0 and residuals > 2, "the network without blocks ends no lower, and with residuals higher"
+    assert linear < -2 and max(map(abs, others)) < 1, "the linear map loses, and no other new head gains or loses"
     field = [float(row["accuracy"]) for row in read(published.CSV)]
     claim = r"have (\d+) to .* the published solution's (\d+) %. After two they have (\d+) to .* the (\d+)\."
     first, theirs, second, count = map(int, re.search(claim, README).groups())
     assert first > theirs and second > max(field) and count == len(field)
+    assert all(f"{count} public solutions" in text for text in (README, page))
 
 
 def test_the_readmes_snippet_names_the_class_of_a_picture_with_the_committed_weights(tmp_path, monkeypatch, capsys):
@@ -123,7 +135,7 @@ def test_the_readmes_snippet_names_the_class_of_a_picture_with_the_committed_wei
     assert len(shares) == 3 and sum(shares) <= 100.1 and sorted(shares, reverse=True) == shares
 
 
-def test_the_readme_lists_the_outputs_and_parameters_of_the_network():
+def test_the_pages_tell_the_outputs_and_parameters_of_the_network():
     table = README[README.index("| part |") : README.index("Each image has its own")]
     rows = re.findall(r"^\| .* \| (\d+ x \d+ x \d+|\d+) \| (?:4 x )?([\d,]+) \|$", table, re.MULTILINE)
     model, x, outputs = UltimusNet(), torch.zeros(2, 3, 32, 32), []
@@ -132,6 +144,9 @@ def test_the_readme_lists_the_outputs_and_parameters_of_the_network():
         outputs.append(" x ".join(map(str, x.shape[1:])))
     listed = zip([*outputs, "48", "10"], [*model.stem, model.blocks[0], model.fc])
     assert rows == [(shape, f"{sum(p.numel() for p in part.parameters()):,}") for shape, part in listed]
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (model, model.stem, model.blocks[0], model.fc)]
+    claim = "has {:,} parameters: {:,} in the convolutions, 4 x {:,} in the blocks, {} in the last layer"
+    assert claim.format(*sizes) in NOTEBOOK.read_text("utf-8") and f" {sizes[0]:,} parameters, {EPOCHS} ep" in README
 
 
 OURS, THEIRS = "output_folder = Ultimus = UltimusNet = None\n", "Ultimus = theirs\n"  # an error of theirs
