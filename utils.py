@@ -402,11 +402,11 @@ def block_outputs(model, images):
 def differences(model, images):
     """What distinguishes the images before the blocks and after each: a list of (B, 8), each of mean zero.
 
-    Along the eight directions that the keys of the first block read. BatchNorm is in training mode, on a copy of the
-    model.
+    Along the eight directions that the keys of the first block read; without blocks, the ten of the last layer.
+    BatchNorm is in training mode, on a copy of the model.
     """
     model = copy.deepcopy(model).train()
-    directions = model.blocks[0].key.weight.detach()
+    directions = (model.blocks[0].key if len(model.blocks) else model.fc).weight.detach()
     return [(x - x.mean(0)) @ directions.T for x in block_outputs(model, images)]
 
 
@@ -550,7 +550,7 @@ def plot_attention(model, images, labels):
     model.eval()
     maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, block_outputs(model, normalize(images)))]
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
-    shown = torch.cat(maps)
+    shown = torch.cat([torch.tensor([uniform]), *(am.flatten() for am in maps)])
     reach = (shown - uniform).abs().max().item()
     shape = len(images), 1 + len(maps)
     figure, grid = plt.subplots(*shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False)
@@ -559,7 +559,8 @@ def plot_attention(model, images, labels):
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
             picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
-    colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
-    colorbar.ax.set_ylim(shown.min().item(), shown.max().item())
+    if maps:
+        colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+        colorbar.ax.set_ylim(shown.min().item(), shown.max().item())
     figure.suptitle("Attention maps of single images")
     return _save(figure, "attention_maps.png")

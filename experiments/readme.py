@@ -61,6 +61,11 @@ def between(numbers, digits=0):
     return low if low == high else f"{low} to {high}"
 
 
+def averaged(rows, name):
+    mirrored = spread(values(rows, name, "mirrored"))
+    return f"Averaged over each image and its mirror image, *{name}* has {mirrored} %."
+
+
 def ladder(rows):
     lines = []
     for setting in ablation.ORDER:
@@ -68,8 +73,7 @@ def ladder(rows):
         training = f"{statistics.mean(values(rows, setting.name, 'train_accuracy')):.1f}"
         lines.append([setting.name, spread(test), training, str(len(test)), between(ranks) if ranks else ""])
     told = table(["network and training", "test accuracy (%):", "training (%):", "runs:", "effective rank:"], lines)
-    averaged = spread(values(rows, ablation.AVERAGED.name, "mirrored"))
-    return f"{told}\n\nAveraged over each image and its mirror image, *{ablation.AVERAGED.name}* has {averaged} %."
+    return f"{told}\n\n{averaged(rows, ablation.AVERAGED.name)}"
 
 
 def passed(rows, name):
@@ -83,9 +87,8 @@ def trials(rows):
         held_out, training = values(rows, setting.name), values(rows, setting.name, "train_accuracy")
         means = [f"{statistics.mean(runs):.2f}" for runs in (held_out, training)]
         lines.append([setting.name, listed(held_out), *means])
-    averaged = statistics.mean(values(rows, "the network before", "mirrored"))
     told = table(["change", "validation accuracy of seeds 1, 2, ... (%)", "mean:", "training (%):"], lines)
-    return f"{told}\n\nAveraged over each image and its mirror image, *the network before* has {averaged:.2f} %."
+    return f"{told}\n\n{averaged(rows, 'the network before')}"
 
 
 def factor(rows, name):
@@ -128,17 +131,6 @@ def factors(rows):
     return whole, whole / weights, whole / root, whole / softmax, rest
 
 
-def product(rows):
-    whole, weights, root, softmax, _ = factors(rows)
-    return (
-        f"In a new network with PyTorch's initialisation a block divides the variance between images by about "
-        f"{round(whole, -2):,.0f} (geometric mean). This is the product of {weights:.0f} from the weights of V and "
-        f"Out, {root:.0f} from the division by √8 and {softmax:.0f} from the softmax ([each changed "
-        "alone](experiments/README.md#stall), five seeds). Without all three it stays on average. The rows of the "
-        "softmax are nearly uniform: each entry of Z is nearly the mean of V / √8."
-    )
-
-
 def parts(notebook):
     """The text of each measured part, by its name.
 
@@ -156,6 +148,7 @@ def parts(notebook):
     cpu, gpu = ((ROOT / "experiments" / f"benchmark{n}.txt").read_text("utf-8").strip() for n in ("", "_cuda"))
     (card,), (usual, epoch) = re.findall(r", (.*);", gpu), re.findall(r"\| [ab] \w+ \| (\S+)", gpu)
     rows, stalled, fixed = read(ablation.CSV), read(stall.CSV), read(heads.CSV)
+    whole, weights, root, softmax, _ = factors(stalled)
     ours, residual = (against_none(rows, name) for name in ("ours", ablation.RESIDUAL.name))
     own = [spread(values([row for row in fixed if row["source"] == name], heads.OWN)) for name in heads.SOURCES]
     first, second, *_ = zip(*curves(rows, "ours"))
@@ -177,7 +170,11 @@ def parts(notebook):
         "run": f"The run of the notebook, seed 1: {accuracy} % test accuracy, {training} % training accuracy, "
         f"{minutes} minutes ({machine}).",
         "log": f"```text\n{log.strip()}\n```",
-        "product": product(stalled),
+        "product": "In a new network with PyTorch's initialisation a block divides the variance between images by "
+        f"about {round(whole, -2):,.0f} (geometric mean). This is the product of {weights:.0f} from the weights of V "
+        f"and Out, {root:.0f} from the division by √8 and {softmax:.0f} from the softmax ([each changed "
+        "alone](experiments/README.md#stall), five seeds). Without all three it stays on average. The rows of the "
+        "softmax are nearly uniform: each entry of Z is nearly the mean of V / √8.",
         "epochs": f"With our settings it passes {LEVEL} % test accuracy in epoch "
         f"{passed(rows, ablation.STALLED.name)}, and ours in epoch {passed(rows, 'ours')} (five seeds each, second "
         "figure).",

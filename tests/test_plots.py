@@ -67,7 +67,16 @@ def test_the_attention_maps_are_those_of_the_images_on_a_scale_with_uniform_in_i
     x = net.eval().blocks[0](net.features(utils.normalize(images)))
     torch.testing.assert_close(torch.tensor(shown.get_array()), net.blocks[1].attend(x)[0][1].detach())
     assert sum(shown.get_clim()) / 2 == pytest.approx(1 / 8 / 8**0.5)
-    assert len(utils.plot_attention(net, images[:1], labels[:1]).axes) == 1 + 4 + 1  # a single image, its maps, a scale
+
+
+@pytest.mark.parametrize("blocks", [1, 0])
+def test_the_figures_are_drawn_for_a_single_image_other_numbers_of_blocks_and_no_augmentation(net, small, blocks):
+    net.blocks = net.blocks[:blocks]
+    images, labels = small[1].images[:16], small[1].labels[:16]
+    assert len(utils.plot_attention(net, images[:1], labels[:1]).axes) == 1 + 2 * blocks
+    utils.plot_blocks({"default": utils.with_default_init(net), "ours": net}, utils.normalize(images))
+    utils.find_lr(net, small[0], 0.015, 0.2, steps=10)
+    utils.plot_samples(utils.Batches(images, labels, transform=None))
 
 
 def test_the_spectrum_is_that_of_the_softmaxs_input_and_the_model_is_left_alone(net):
