@@ -2,8 +2,8 @@
 
 import os
 
-# libgomp: a thread of PyTorch that waits for another holds its core for milliseconds, which stalls both where other
-# programs want that core (measured in experiments/README.md). Only what is set before the import of torch counts.
+# libgomp: a thread of PyTorch that waits for another holds its core for milliseconds, which stalls both where another
+# training wants that core (measured in experiments/README.md). Only what is set before the import of torch counts.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -99,14 +99,12 @@ def stand_in():
 def load_picture(path):
     """Read a picture file of any size as the network's input: its central square, uint8 (1, 3, 32, 32).
 
-    Raises ValueError: the pixels are floats or 32-bit integers, so the range of their values is not known.
+    Raises ValueError: grey pixels of more than 8 bits.
     """
     picture = Image.open(path)
-    if picture.mode == "F" or picture.mode == "I" and picture.format not in ("PNG", "PPM"):
-        raise ValueError(f"{path}: the range of its pixels is not known; save it with 8 or 16 bits a channel")
+    if picture.mode[0] in "IF":  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
+        raise ValueError(f"{path} has more than 8 bits a channel; save it with 8")
     picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
-    if picture.mode.startswith("I"):  # 16 bits a pixel, which ``convert`` would clip to white
-        picture = Image.fromarray((np.asarray(picture) // 256).astype(np.uint8))
     white = Image.new("RGBA", picture.size, "white")  # behind transparent pixels, as viewers show them
     picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     picture = ImageOps.fit(picture, (32, 32), Image.Resampling.BILINEAR)
@@ -199,7 +197,7 @@ def device_name(device):
 
 
 def keep_freed_memory():
-    """On Linux, keep the memory that a training step frees. To fetch it again takes about a tenth of a step."""
+    """On Linux, keep the memory that a training step frees. To fetch it again costs page faults."""
     with contextlib.suppress(OSError, AttributeError):  # another system, another libc
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         # Blocks of up to 32 MiB, the most that every glibc allows, come from the heap. The heap does not shrink.

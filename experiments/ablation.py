@@ -16,9 +16,8 @@ CSV = Path(__file__).with_name("ablation.csv")
 IMAGES = Path(__file__).parents[1] / "images"
 
 OURS = Setting("ours")
-PUBLISHED = Setting("published solution rebuilt", batch_size=512, max_lr=0.005, block_rate=1.0, augment="published")
-PUBLISHED = replace(PUBLISHED, stem="stride 1", mirror=False, head="over the batch", init="default")
-PUBLISHED = replace(PUBLISHED, details="published")
+PUBLISHED = Setting("published solution rebuilt", "stride 1", "over the batch", init="default", details="published")
+PUBLISHED = replace(PUBLISHED, mirror=False, batch_size=512, max_lr=0.005, block_rate=1.0, augment="published")
 BIASES = replace(PUBLISHED, name="+ our biases, constant beta1", details="ours")
 PLAIN = replace(BIASES, name="+ no augmentation", augment="none")
 PER_IMAGE = replace(PLAIN, name="+ attention per image", head="ultimus")
@@ -33,9 +32,13 @@ LADDER = [PUBLISHED, BIASES, PLAIN, PER_IMAGE, POOLED, INITIALISED, FASTER, CALM
 LADDER += [AVERAGED, MIRRORED, OURS]
 STALLED = replace(OURS, name="ours with PyTorch's initialisation", init="default")
 RESIDUAL = replace(STALLED, name="residuals and PyTorch's initialisation", head="residual")
+OURS_RESIDUAL = replace(OURS, name="residuals", head="residual")
 BARE = replace(OURS, name="no blocks", blocks=0)
+LINEAR = replace(BARE, name="linear 48 > 8 > 48", head="linear")
+ONE = replace(OURS, name="one block", blocks=1)
 ONLY_INITIALISED = replace(PER_IMAGE, name="our initialisation, plain stem", init="projection")
-ORDER = [*LADDER, BARE, STALLED, RESIDUAL, ONLY_INITIALISED]
+COMPARED = OURS, LINEAR, OURS_RESIDUAL, RESIDUAL  # with no blocks, in README.md
+ORDER = [*LADDER, BARE, ONE, LINEAR, OURS_RESIDUAL, STALLED, RESIDUAL, ONLY_INITIALISED]
 # How many seeds a row has, if not three. A run on the plain stem takes 20 to 47 minutes.
 SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
 SEEDS |= {setting.name: 5 for setting in (OURS, FLIPPED, STALLED, BARE)}

@@ -1,11 +1,11 @@
-"""Where the time of an epoch goes, and what other programs on the same cores cost.
+"""Where the time of an epoch goes, and what another training on the same cores costs.
 
     python -m experiments.benchmark [--device cpu|cuda]
 
 Trains for one epoch in four ways, in turn, five times over: *a usual*, torchvision's transforms on each image, a
 DataLoader with two workers and a bar that reads the loss in each step; *b ours*, ``utils.Batches`` and ``utils.train``;
 *c floor*, forward, backward and Adam on one batch; *d*, the floor of the network that does not see the mirror image.
-Then the published system in our loop and, on a CPU, our training beside other programs.
+Then the published system in our loop and, on a CPU, our training alone and beside another.
 """
 
 import argparse
@@ -81,17 +81,12 @@ def pace():
     return len(part) / seconds(lambda: utils.train(model, device, part, *rest, 1), device)
 
 
-def crowded(spins, trainings, others):
-    """The mean ``pace`` of some trainings at once, beside other programs that keep a core busy each."""
+def crowded(spins, trainings):
+    """The mean ``pace`` of some trainings at once."""
     training = [sys.executable, "-c", "from experiments.benchmark import pace; print(pace())"]
     environment = os.environ | {"GOMP_SPINCOUNT": spins}
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(others)]
     running = [subprocess.Popen(training, env=environment, stdout=subprocess.PIPE) for _ in range(trainings)]
-    try:
-        return statistics.mean(float(process.communicate()[0]) for process in running)
-    finally:
-        for process in busy:
-            process.kill()
+    return statistics.mean(float(process.communicate()[0]) for process in running)
 
 
 def main():
@@ -127,14 +122,13 @@ def main():
 
     published, _ = prepare(PUBLISHED, seed=1, device=device)
     epochs = [seconds(lambda: utils.train(*published, 1), device) for _ in range(3)]
-    print(f"the published system: {statistics.median(epochs):.1f} s an epoch", flush=True)
+    print(f"the published system: {statistics.median(epochs):.1f} s an epoch (median of 3)", flush=True)
 
     if device.type == "cpu":
-        cases = {"alone": (1, 0), "each of two": (2, 0), "beside busy cores": (1, os.cpu_count())}
-        print(f"\n| steps a second | {' | '.join(cases)} |\n| --- | ---: | ---: | ---: |")
+        print("\n| steps a second, medians of 3 | alone | each of two |\n| --- | ---: | ---: |")
         for spins, label in SPINS.items():
-            medians = [statistics.median(crowded(spins, *case) for _ in range(3)) for case in cases.values()]
-            print(f"| GOMP_SPINCOUNT={spins}, {label} | {' | '.join(f'{m:.1f}' for m in medians)} |")
+            alone, two = (statistics.median(crowded(spins, count) for _ in range(3)) for count in (1, 2))
+            print(f"| GOMP_SPINCOUNT={spins}, {label} | {alone:.1f} | {two:.1f} |")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,6 @@ def published_augmentation(images):
     return random_flip(images.round().clamp(0, 255).to(torch.uint8))
 
 
-BLOCKS = {"ultimus": Ultimus, "residual": Ultimus, "over the batch": OverTheBatch}
 AUGMENTATIONS = {
     "crop by 4": utils.random_crop,
     "crop by 3": lambda images: utils.random_crop(images, 3),
@@ -121,7 +120,7 @@ class Setting:
 
     name: str
     stem: str = "ours"  # or "blurs", in place of its average pools; or "stride 1", without any pool
-    head: str = "ultimus"  # of BLOCKS; or, with blocks=0, "linear", "MLP" or "narrow MLP"
+    head: str = "ultimus"  # "residual" or "over the batch"; with blocks=0 "linear", "MLP" or "narrow MLP"
     blocks: int = 4
     init: str = "projection"  # or "default": PyTorch's
     c: float = 0.25  # of the projection
@@ -143,8 +142,8 @@ def build(setting):
         for part in model.stem:
             part.pool = part.average = nn.Identity()
         model.stem[2].conv.dilation = model.stem[2].conv.padding = (1, 1)
-    block = BLOCKS[setting.head] if setting.blocks else Ultimus
-    model.blocks = nn.Sequential(*[block() for _ in range(setting.blocks or 4)])
+    kind = OverTheBatch if setting.head == "over the batch" else Ultimus
+    model.blocks = nn.Sequential(*[kind() for _ in range(setting.blocks or 4)])
     model.init_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
     if setting.head == "residual":  # which the assignment does not have

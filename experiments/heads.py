@@ -30,13 +30,13 @@ JOBS = list(itertools.product(SEEDS, SOURCES))
 
 
 def train(model, x, labels):
-    """Train the blocks and the last layer of a new network on a fixed X, (draws, images, 48), with our rates."""
+    """Train the blocks and last layer of a new network on a fixed X, (images, 48) for each draw, with our rates."""
     head, size = nn.Sequential(OrderedDict(blocks=model.blocks, fc=model.fc)), OURS.batch_size
     optimizer, steps = utils.adam(head), math.ceil(len(labels) / size)
     scheduler = utils.one_cycle(optimizer, EPOCHS, steps, [OURS.max_lr, OURS.block_rate * OURS.max_lr])
     for epoch in range(EPOCHS):
         order = torch.randperm(len(labels))
-        batches = list(zip(x[epoch % DRAWS, order].split(size), labels[order].split(size)))
+        batches = list(zip(x[epoch % DRAWS][order].split(size), labels[order].split(size)))
         with quiet():
             utils.train(head, labels.device, batches, optimizer, scheduler, epoch + 1)
     return model.eval()
@@ -49,7 +49,6 @@ def rows(seed, source):
         utils.fit(network, device, batches, held_out, *rest, EPOCHS, [])
     batches.shuffle = False
     draws, (labels, *_) = zip(*(utils.predict(network, device, batches, network.features) for _ in range(DRAWS)))
-    draws = torch.stack(draws)
     x, actual = utils.predict(network, device, held_out, network.features)
 
     def row(name, head_seed, model):

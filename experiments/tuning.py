@@ -1,8 +1,8 @@
-"""Settings around ours on the validation images: where they end, into tuning.csv. The test set is not used.
+"""Settings around ours on the validation images (``harness.splits``): where they end, into tuning.csv.
 
     python -m experiments.tuning
 
-Trains on 45,000 training images and measures on the last 5,000 of a fixed shuffle.
+The test set is not used.
 """
 
 from pathlib import Path
@@ -30,10 +30,12 @@ TRIALS = {  # name: changes of our setting
     f"{DEFAULT}, max_lr 0.02": dict(init="default", max_lr=0.02),
     f"{DEFAULT}, blocks at 0.3 x max_lr": dict(init="default", block_rate=0.3),
     f"{DEFAULT}, blocks at max_lr": dict(init="default", block_rate=1.0),
+    f"{DEFAULT}, blocks at 3 x max_lr": dict(init="default", block_rate=3.0),
     "the network before": dict(mirror=False, stem="blurs", augment="crop by 2 and flip"),
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
 SEEDS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
+SEEDS |= {"max_lr 0.03": 2, "max_lr 0.03, blocks at max_lr": 2}
 JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, SEEDS.get(setting.name, 1) + 1)]
 
 if __name__ == "__main__":

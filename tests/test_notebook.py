@@ -112,10 +112,14 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     assert min(values(rows, ablation.RESIDUAL.name)) > max(values(rows, "ours"))
     tenth, full = (values(read(tuning.CSV), f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
     assert min(tenth) > 60 and max(full) < 20, "at three times max_lr, the full rate of the blocks collapses"
-    told = [readme.against_none(rows, name) for name in ("ours", ablation.RESIDUAL.name)]
+    told = [readme.gap(rows, setting.name) for setting in ablation.COMPARED]
+    pairs = (ablation.OURS, ablation.LINEAR), (ablation.RESIDUAL, ablation.OURS_RESIDUAL)
+    told += [readme.gap(rows, one.name, other.name) for one, other in pairs]
     told = re.findall(r"([+−][\d.]+) ± ([\d.]+)", " ".join([*told, readme.worth(read(heads.CSV))]))
-    blocks, residuals, linear, *others = [float(gap.replace("−", "-")) / float(error) for gap, error in told]
-    assert blocks < 0 and residuals > 2, "the network without blocks ends no lower, and with residuals higher"
+    ratios = [float(difference.replace("−", "-")) / float(error) for difference, error in told]
+    ours, _, residuals, default, trained, both, linear, *others = ratios
+    assert ours < -2 and abs(residuals) < 1 and min(default, both) > 2, "our blocks lose, those with residuals do not"
+    assert abs(trained) < 2, "our blocks and the linear map cannot be told apart"
     assert linear < -2 and max(map(abs, others)) < 1, "the linear map loses, and no other new head gains or loses"
     field = [float(row["accuracy"]) for row in read(published.CSV)]
     claim = r"have (\d+) to .* the published solution's (\d+) %. After two they have (\d+) to .* the (\d+)\."
