@@ -103,12 +103,15 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     assert f"about $10^{{{-4 * math.log10(whole):.0f}}}$ of the variance remains" in page
     for name, digits in ((ablation.STALLED.name, 0), (ablation.RESIDUAL.name, 1), (ablation.OURS.name, 1)):
         assert f"| {readme.between(values(rows, name), digits)} % on the test set" in page
+    lower = sorted(values(rows, ablation.PUBLISHED.name))[:2]
+    assert f"The other two end at {readme.between(lower)} %" in TABLES
     shown = [row for row in read(published.CSV) if f"/{row['commit']}/{row['source']}):" in README]
     assert len(shown) == 3
     for row in shown:
         assert f" | {row['accuracy']} | {int(row['parameters']):,} | {row['epochs']} |" in README
     trials = [row for row in read(tuning.CSV) if row["init"] == "default"]
     assert max(trials, key=lambda row: float(row["accuracy"]))["name"] == tuning.DEFAULT
+    assert len(trials) == 6 and "One run at each of five [other rates]" in README
     assert min(values(rows, ablation.RESIDUAL.name)) > max(values(rows, "ours"))
     tenth, full = (values(read(tuning.CSV), f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
     assert min(tenth) > 60 and max(full) < 20, "at three times max_lr, the full rate of the blocks collapses"
@@ -125,7 +128,7 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     claim = r"have (\d+) to .* the published solution's (\d+) %. After two they have (\d+) to .* the (\d+)\."
     first, theirs, second, count = map(int, re.search(claim, README).groups())
     assert first > theirs and second > max(field) and count == len(field)
-    assert all(f"{count} public solutions" in text for text in (README, page))
+    assert all(f"{count} public solutions" in text for text in (README, page)) and f"has all {count} with" in README
 
 
 def test_the_readmes_snippet_names_the_class_of_a_picture_with_the_committed_weights(tmp_path, monkeypatch, capsys):
