@@ -9,7 +9,6 @@ if "OMP_WAIT_POLICY" not in os.environ:
 
 import contextlib
 import copy
-import ctypes
 import functools
 import http.client
 import io
@@ -196,15 +195,6 @@ def device_name(device):
     return f"{name[1] if name else 'CPU'}, {torch.get_num_threads()} threads"
 
 
-def keep_freed_memory():
-    """On Linux, keep the memory that a training step frees. To fetch it again costs page faults."""
-    with contextlib.suppress(OSError, AttributeError):  # another system, another libc
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        # Blocks of up to 32 MiB, the most that every glibc allows, come from the heap. The heap does not shrink.
-        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD
-        mallopt(-1, 2_000_000_000)  # M_TRIM_THRESHOLD
-
-
 def adam(model):
     """Adam with two groups of parameters: first all others, last the blocks, which may have a rate of their own."""
     blocks = set(model.blocks.parameters())
@@ -301,7 +291,6 @@ def train(model, device, batches, optimizer, scheduler, epoch):
     the same each time and read no values (``.item()``); after an error of the recording, restart Python.
     ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.
     """
-    keep_freed_memory()
     model.train()
     losses, correct, seen = [], 0, 0
     every = math.ceil(len(batches) / 4)

@@ -95,10 +95,10 @@ def factor(rows, name):
 
 
 def gap(rows, name, other=ablation.BARE.name):
-    """Two rows' difference in test accuracy, by default to no blocks, and its standard error, as text."""
+    """Two rows' difference in test accuracy, by default to no blocks, and its standard error."""
     runs = [values(rows, name), values(rows, other)]
     one, two = map(statistics.mean, runs)
-    return signed(one - two, sum(statistics.variance(told) / len(told) for told in runs) ** 0.5)
+    return one - two, sum(statistics.variance(told) / len(told) for told in runs) ** 0.5
 
 
 def worth(rows):
@@ -146,7 +146,7 @@ def parts(notebook):
     cpu, gpu = ((ROOT / "experiments" / f"benchmark{n}.txt").read_text("utf-8").strip() for n in ("", "_cuda"))
     rows, stalled, fixed = read(ablation.CSV), read(stall.CSV), read(heads.CSV)
     whole, weights, root, softmax, _ = factors(stalled)
-    against = ", ".join(f"*{setting.name}* {gap(rows, setting.name)}" for setting in ablation.COMPARED)
+    against = ", ".join(f"*{setting.name}* {signed(*gap(rows, setting.name))}" for setting in ablation.COMPARED)
     own = [spread(values([row for row in fixed if row["source"] == name], heads.OWN)) for name in heads.SOURCES]
     first, second, *_ = zip(*curves(rows, "ours"))
     steps = [[label, spread(values(rows, name)), str(len(values(rows, name)))] for name, label in STEPS.items()]
