@@ -39,10 +39,7 @@ STD = (0.2470, 0.2435, 0.2616)
 TIMEOUT = 30  # seconds to wait for a silent server
 STAND_IN = "synthetic stand-in"
 on_stand_in = False  # which images there are: only load_cifar10 sets it; logs, figures and output_folder read it
-
-
-# CIFAR-10 in memory: images, uint8 (N, 3, 32, 32), and labels, int64 (N,)
-Images = namedtuple("Images", "train_images train_labels test_images test_labels")
+Images = namedtuple("Images", "train_images train_labels test_images test_labels")  # uint8 (N, 3, 32, 32), int64 (N,)
 
 
 def output_folder(name=""):
@@ -87,8 +84,7 @@ def load_cifar10():
 def stand_in():
     """Make ``Images`` of CIFAR-10's shapes and counts: a smooth random pattern a class, under noise."""
     generator = torch.Generator().manual_seed(0)
-    coarse = torch.randn(10, 3, 6, 6, generator=generator)
-    patterns = F.interpolate(coarse, size=32, mode="bicubic").mul(30).short()  # (10, 3, 32, 32)
+    patterns = F.interpolate(torch.randn(10, 3, 6, 6, generator=generator), size=32, mode="bicubic").mul(30).short()
     labels = torch.randint(10, (60_000,), generator=generator)
     noise = torch.randint(-90, 91, (60_000, 3, 32, 32), generator=generator, dtype=torch.int16)
     images = noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8)
@@ -96,10 +92,7 @@ def stand_in():
 
 
 def load_picture(path):
-    """Read a picture file of any size as the network's input: its central square, uint8 (1, 3, 32, 32).
-
-    Raises ValueError: grey pixels of more than 8 bits.
-    """
+    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError: over 8 bits."""
     picture = Image.open(path)
     if picture.mode[0] in "IF":  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
         raise ValueError(f"{path} has more than 8 bits a channel; save it with 8")
@@ -133,15 +126,11 @@ def _statistics(device):
 
 
 class Batches:
-    """Batches of normalised images, augmented and normalised on one device, where they stay as bytes.
+    """Batches of images, uint8 (N, 3, 32, 32), and labels, int64 (N,), augmented and normalised on one device.
 
-    No workers and no copies of a DataLoader: an idea of https://github.com/KellerJordan/cifar10-airbench.
-
-    Args:
-        images, labels: uint8 (N, 3, 32, 32) and int64 (N,); ValueError without a label for each image.
-        device: where the images are kept and the batches come out.
-        batch_size, shuffle: images a batch, the last one may have fewer; draw them in a new random order each time.
-        transform: maps a batch of uint8 images to another; ``random_crop`` for training.
+    There they stay as bytes, without the workers and copies of a DataLoader: an idea of
+    https://github.com/KellerJordan/cifar10-airbench. ``shuffle``: in a new random order each time. ``transform`` maps a
+    batch of uint8 images to another; ``random_crop`` for training. ValueError: not one label for each image.
     """
 
     def __init__(self, images, labels, device="cpu", batch_size=512, shuffle=False, transform=None):
@@ -205,25 +194,12 @@ def adam(model):
 def one_cycle(optimizer, epochs, steps_per_epoch, max_lr, cycle_momentum=False):
     """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it after each batch.
 
-    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as the
-    published solution has it. ``max_lr`` may be a list of one rate for each group of the optimizer. That solution also
-    cycles Adam's beta1 (``cycle_momentum``).
+    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as in the published
+    solution, which also cycles Adam's beta1 (``cycle_momentum``). ``max_lr``: a rate, or a list of one for each group.
     """
     shape = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
     steps = epochs * steps_per_epoch
     return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, steps, **shape, cycle_momentum=cycle_momentum)
-
-
-def learning_rates(epochs, steps_per_epoch, max_lr):
-    """The learning rate of each step of ``one_cycle``: a list of epochs x steps_per_epoch."""
-    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))])
-    scheduler = one_cycle(optimizer, epochs, steps_per_epoch, max_lr)
-    rates = []
-    for _ in range(epochs * steps_per_epoch):
-        rates += scheduler.get_last_lr()
-        optimizer.step()
-        scheduler.step()
-    return rates
 
 
 def find_lr(model, batches, max_lr, block_rate, steps=100):
@@ -239,7 +215,7 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     optimizer = adam(probe)
     others, blocks = optimizer.param_groups
     optimizer.register_step_pre_hook(lambda *_: blocks.update(lr=block_rate * others["lr"]))
-    finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss(), device=next(probe.parameters()).device)
+    finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss())
     with mock.patch.object(lr_finder, "tqdm", iter), contextlib.redirect_stdout(io.StringIO()):  # no bar, no widget
         finder.range_test(TrainDataLoaderIter(batches), start_lr=1e-4, end_lr=1.0, num_iter=steps)
 
@@ -371,9 +347,13 @@ def with_default_init(model):
 
 def without_softmax(model):
     """A copy of the model with the identity matrix in place of the softmax: Z = V / sqrt(8) in each block."""
+
+    def attend(block, x):
+        return torch.eye(8, device=x.device).expand(len(x), 8, 8) / 8**0.5, block.value(x) / 8**0.5
+
     model = copy.deepcopy(model)
     for block in model.blocks:
-        block.attend = functools.partial(lambda block, x: (torch.eye(8), block.value(x) / 8**0.5), block)
+        block.attend = functools.partial(attend, block)
     return model
 
 
@@ -483,12 +463,17 @@ def plot_blocks(networks, images):
     return _save(figure, "block_spectra.png")
 
 
-def plot_schedule(rates, steps_per_epoch, block_rate):
-    """The learning rate of each step (``learning_rates``) over the epochs, and ``block_rate`` of it for the blocks."""
+def plot_schedule(epochs, steps_per_epoch, max_lr, block_rate):
+    """The learning rates of each step of ``one_cycle``: of the blocks, ``block_rate`` of the others'."""
+    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
+    scheduler = one_cycle(optimizer, epochs, steps_per_epoch, [max_lr, block_rate * max_lr])
+    rates = []
+    for _ in range(epochs * steps_per_epoch):
+        rates.append(scheduler.get_last_lr())
+        optimizer.step()
+        scheduler.step()
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    epochs = np.arange(len(rates)) / steps_per_epoch
-    axes.plot(epochs, rates, label="convolutions, last layer")
-    axes.plot(epochs, block_rate * np.array(rates), label="blocks")
+    axes.plot(np.arange(len(rates)) / steps_per_epoch, rates, label=["convolutions, last layer", "blocks"])
     axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
     axes.legend()
     return _save(figure, "lr_schedule.png")

@@ -35,14 +35,19 @@ RESIDUAL = replace(STALLED, name="residuals and PyTorch's initialisation", head=
 OURS_RESIDUAL = replace(OURS, name="residuals", head="residual")
 BARE = replace(OURS, name="no blocks", blocks=0)
 LINEAR = replace(BARE, name="linear 48 > 8 > 48", head="linear")
+MLP = replace(BARE, name="MLP 48 > 64 > 48", head="MLP")
 ONE = replace(OURS, name="one block", blocks=1)
-ONLY_INITIALISED = replace(PER_IMAGE, name="our initialisation, plain stem", init="projection")
+TWO = replace(OURS, name="two blocks", blocks=2)
+THREE = replace(OURS, name="three blocks", blocks=3)
+OVER_I = replace(OURS, name="softmax over i", head="over i")
+PLAIN_STEM = replace(PER_IMAGE, name="our initialisation, plain stem", init="projection")
 COMPARED = OURS, LINEAR, OURS_RESIDUAL, RESIDUAL  # with no blocks, in README.md
-ORDER = [*LADDER, BARE, ONE, LINEAR, OURS_RESIDUAL, STALLED, RESIDUAL, ONLY_INITIALISED]
-# How many seeds a row has, if not three. A run on the plain stem takes 20 to 47 minutes.
-SEEDS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
-SEEDS |= {setting.name: 5 for setting in (OURS, FLIPPED, STALLED, BARE)}
-JOBS = [(setting, seed) for seed in range(1, 6) for setting in ORDER[::-1] if seed <= SEEDS.get(setting.name, 3)]
+ORDER = [*LADDER, BARE, ONE, TWO, THREE, OVER_I, LINEAR, OURS_RESIDUAL, STALLED, RESIDUAL, PLAIN_STEM]
+# How many runs a row has, if not three. A run on the plain stem takes 20 to 47 minutes.
+RUNS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
+RUNS |= {setting.name: 5 for setting in (OURS, FLIPPED, STALLED, BARE)}
+RUNS |= {TWO.name: 2, THREE.name: 2}
+JOBS = [(setting, seed) for seed in range(1, 6) for setting in ORDER[::-1] if seed <= RUNS.get(setting.name, 3)]
 
 
 def draw(images=IMAGES):

@@ -1,6 +1,6 @@
 """Where the time of an epoch goes, and what another training on the same cores costs.
 
-    python -m experiments.benchmark [--device cpu|cuda]
+    python -m experiments.benchmark [--device cuda]
 
 Trains for one epoch in four ways, in turn, five times over: *a usual*, torchvision's transforms on each image, a
 DataLoader with two workers and a bar that reads the loss in each step; *b ours*, ``utils.Batches`` and ``utils.train``;
@@ -64,13 +64,12 @@ def seconds(epoch, device):
     """How long one call takes; a GPU's queue is emptied before and after."""
     gc.collect()
     time.sleep(1)  # until the workers of the way before have ended
-    if device.type == "cuda":
-        torch.cuda.synchronize()
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     started = time.perf_counter()
     with quiet():
         epoch()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        wait()
     return time.perf_counter() - started
 
 
@@ -91,7 +90,7 @@ def crowded(spins, trainings):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default=utils.pick_device().type)
+    parser.add_argument("--device", default="cpu")
     device = torch.device(parser.parse_args().device)
 
     (model, _, batches, optimizer, scheduler), _ = prepare(OURS, seed=1, device=device)

@@ -38,6 +38,15 @@ class OverTheBatch(Ultimus):
         return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
 
 
+class OverQueries(Ultimus):
+    """The softmax over i, over which Z sums: the weights of the values add up to 1/sqrt(8)."""
+
+    def attend(self, x):
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        attention = torch.einsum("...i,...j->...ij", q, k).softmax(dim=-2) / 8**0.5  # (B, 8, 8)
+        return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
+
+
 class OneImage(UltimusNet):
     """X is that of the image alone."""
 
@@ -59,10 +68,7 @@ def square(corner):
 
 
 def cutout(images):
-    """Cover an 8 x 8 square around a random pixel of each image with grey. uint8 (B, 3, 32, 32) to the same.
-
-    DeVries & Taylor 2017, https://arxiv.org/abs/1708.04552.
-    """
+    """Cutout (DeVries & Taylor 2017, https://arxiv.org/abs/1708.04552): a grey 8 x 8 square around a random pixel."""
     corner = torch.randint(32, (2, len(images), 1), device=images.device) - 4
     grey = torch.tensor(utils.MEAN, device=images.device).mul(255).round().to(torch.uint8).view(3, 1, 1)
     return torch.where(square(corner), grey, images)
@@ -120,7 +126,7 @@ class Setting:
 
     name: str
     stem: str = "ours"  # or "blurs", in place of its average pools; or "stride 1", without any pool
-    head: str = "ultimus"  # "residual" or "over the batch"; with blocks=0 "linear", "MLP" or "narrow MLP"
+    head: str = "ultimus"  # "residual", "over i" or "over the batch"; with blocks=0 "linear", "MLP" or "narrow MLP"
     blocks: int = 4
     init: str = "projection"  # or "default": PyTorch's
     c: float = 0.25  # of the projection
@@ -142,12 +148,14 @@ def build(setting):
         for part in model.stem:
             part.pool = part.average = nn.Identity()
         model.stem[2].conv.dilation = model.stem[2].conv.padding = (1, 1)
-    kind = OverTheBatch if setting.head == "over the batch" else Ultimus
+    kind = {"over the batch": OverTheBatch, "over i": OverQueries}.get(setting.head, Ultimus)
     model.blocks = nn.Sequential(*[kind() for _ in range(setting.blocks or 4)])
     model.init_as_projection(setting.c)
     basis = model.blocks[0].key.weight.detach()
-    if setting.head == "residual":  # which the assignment does not have
-        for block in model.blocks:
+    for block in model.blocks:
+        if setting.head == "over i":  # this softmax carries the mean of the keys, too
+            nn.init.zeros_(block.value.weight)
+        if setting.head == "residual":  # which the assignment does not have
             block.register_forward_hook(lambda block, x, out: x[0] + out)
     if setting.head == "linear":  # the projection as which ours is initialised
         model.blocks = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 48))
@@ -208,9 +216,9 @@ def run(setting, seed, validation=False):
     """Train one setting under one seed.
 
     Returns a dict: the setting; seed; training and held-out accuracy in % after the last epoch, the latter also
-    "mirrored" (the softmax averaged over each image and its mirror image); effective_rank, the number of singular
-    values of d logits / dX above a hundredth of the largest, for 512 held-out images (empty where the images of a batch
-    are mixed); curve, the held-out accuracy after each epoch. Raises FloatingPointError: a loss was not finite.
+    "mirrored" (the softmax averaged over each image and its mirror image); effective_rank as in experiments/README.md,
+    empty where the images of a batch are mixed; curve, the held-out accuracy after each epoch. FloatingPointError: a
+    loss was not finite.
     """
     (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
     history = []
@@ -249,7 +257,7 @@ def run_all(path, jobs, **options):
 def collect(path, function, jobs):
     """Call ``function(*job)`` for each job, one a core; append the row or rows that it returns as it ends."""
     workers = 1 if utils.pick_device().type == "cuda" else torch.get_num_threads()
-    print(f"{path.name}: {len(read(path))} runs done, {len(jobs)} to do, {workers} at a time", flush=True)
+    print(f"{path.name}: {len(read(path))} rows, {len(jobs)} runs to do, {workers} at a time", flush=True)
     with ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         futures = [pool.submit(function, *job) for job in jobs]
         for future in tqdm(as_completed(futures), total=len(jobs), file=sys.stdout):  # tells the time that is left

@@ -34,9 +34,9 @@ TRIALS = {  # name: changes of our setting
     "the network before": dict(mirror=False, stem="blurs", augment="crop by 2 and flip"),
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
-SEEDS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
-SEEDS |= {"max_lr 0.03": 2, "max_lr 0.03, blocks at max_lr": 2}
-JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, SEEDS.get(setting.name, 1) + 1)]
+RUNS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
+RUNS |= {"max_lr 0.03": 2, "max_lr 0.03, blocks at max_lr": 2}
+JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, RUNS.get(setting.name, 1) + 1)]
 
 if __name__ == "__main__":
     run_all(CSV, JOBS, validation=True)

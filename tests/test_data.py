@@ -44,8 +44,7 @@ def server(tmp_path, monkeypatch):
     with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
         tar.add(folder, CIFAR10.base_folder)
     archive = (tmp_path / "archive.tar.gz").read_bytes()
-    tiny = utils.Images(torch.zeros(7, 3, 32, 32), torch.zeros(7), torch.zeros(2, 3, 32, 32), torch.zeros(2))
-    monkeypatch.setattr(utils, "stand_in", lambda: tiny)
+    monkeypatch.setattr(utils, "stand_in", lambda: utils.Images(7 * [0], 7 * [0], 2 * [0], 2 * [0]))
     monkeypatch.setattr(CIFAR10, "train_list", [(name, None) for name in names[:5]])  # no checksum of its own
     monkeypatch.setattr(CIFAR10, "test_list", [(names[5], None)])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})

@@ -1,6 +1,5 @@
 """What a user relies on in the experiments: they compare what they name, and go on where they were stopped."""
 
-import copy
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -18,24 +17,26 @@ def test_the_rows_of_the_ablation_differ_by_one_change_each():
         assert len(changed) == 1 or changed == {"batch_size", "max_lr"}, after.name  # a batch wants its own rate
 
 
-def test_networks_are_what_their_settings_say_share_no_module_and_the_linear_map_is_what_ours_is_initialised_as():
-    expected = {"published solution rebuilt": 25_776, "no blocks": 19_546, "one block": 21_154}
+def test_networks_are_what_their_settings_say_and_new_blocks_are_the_linear_map():
+    expected = {"published solution rebuilt": 25_776, "no blocks": 19_546}
+    expected |= {"one block": 21_154, "two blocks": 22_762, "three blocks": 24_370}
     expected |= {name: 20_370 for name in ("linear 48 > 8 > 48", "linear 48 > 8 > 48 before it")}
     expected |= {"MLP 48 > 64 > 8 > 48": 23_762, "MLP 48 > 64 > 48": 25_930, "fully connected 48 > 10": 19_546}
-    alone = {name: Setting(name, **changes) for name, changes in heads.HEADS.items()}
-    for setting in [*ablation.ORDER, *tuning.SETTINGS, *alone.values()]:
+    for setting in [*ablation.ORDER, *tuning.SETTINGS, *(Setting(n, **changes) for n, changes in heads.HEADS.items())]:
         count = sum(p.numel() for p in build(setting).parameters())
         assert count == expected.get(setting.name, 25_978), setting.name
     biased = {type(m).__name__ for m in build(ablation.PUBLISHED).modules() if getattr(m, "bias", None) is not None}
     assert biased == {"Conv2d", "BatchNorm2d"}
     for setting, side in ((ablation.PUBLISHED, 32), (ablation.PER_IMAGE, 32), (ablation.OURS, 8)):
         assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
-    torch.manual_seed(0)
-    linear = build(ablation.LINEAR)
-    torch.manual_seed(0)
-    ours, x = build(ablation.OURS), 1e-3 * torch.randn(4, 48)
-    torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
-    assert torch.equal(linear.fc.weight, ours.fc.weight)
+    nets, x = [], 1e-3 * torch.randn(4, 48)
+    for setting in (ablation.LINEAR, ablation.OURS, ablation.OVER_I):
+        torch.manual_seed(0)
+        nets.append(build(setting))
+        torch.testing.assert_close(nets[0].blocks(x), nets[-1].blocks(x), atol=1e-5, rtol=0.01)
+        assert torch.equal(nets[0].fc.weight, nets[-1].fc.weight)
+    over_i, _ = nets[2].blocks[0].attend(x)
+    torch.testing.assert_close(over_i.sum(1), torch.full((4, 8), 8**-0.5))
 
 
 def test_only_the_published_training_cycles_beta1_and_none_takes_the_stand_in(monkeypatch):
@@ -84,7 +85,7 @@ def test_only_attention_across_the_batch_mixes_its_images_and_only_ours_sees_mir
 
 def test_blurs_are_the_filter_1_2_1_a_block_without_softmax_passes_on_its_values_and_a_residual_one_adds_its_input():
     net, features = build(ablation.STALLED), torch.randn(5, 48)
-    straight = copy.deepcopy(utils.without_softmax(net)).blocks[0](features)
+    straight = utils.without_softmax(net).blocks[0](features)
     assert torch.equal(straight, net.blocks[0].out(net.blocks[0].value(features) / 8**0.5))
     residual = build(ablation.RESIDUAL).blocks[0]
     assert torch.equal(residual(features), features + residual.forward(features))  # forward alone runs no hook
@@ -113,7 +114,7 @@ def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_pat
     path, jobs = tmp_path / "table.csv", [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
     run_all(path, jobs[:3], validation=True)
     run_all(path, [*jobs, (Setting("a", max_lr=0.5), 1)], validation=True)
-    assert "3 runs done, 2 to do" in capsys.readouterr().out
+    assert "3 rows, 2 runs to do" in capsys.readouterr().out
     with pytest.raises(MemoryError):  # after all others, whose rows are kept
         run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], validation=True)
     rows = sorted((row["name"], row["seed"]) for row in harness.read(path))
