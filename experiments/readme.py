@@ -158,7 +158,7 @@ def parts(notebook):
         f"of their variance. This map alone has {linear} % test accuracy.",
         "time": f"The 24 epochs take {minutes} minutes ({machine.partition(' on ')[2]}). After one epoch our "
         f"five runs have {between(first)} %, more than the published solution's 40 %. After two they have "
-        f"{between(second)} %, more than each of the 26. A GPU is not measured.",
+        f"{between(second)} %, more than each of the [26 others](#others). A GPU is not measured.",
         "run": f"The run of the notebook, seed 1: {accuracy} % test accuracy, {training} % training accuracy "
         f"({machine}).",
         "log": f"```text\n{log.strip()}\n```",
