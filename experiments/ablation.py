@@ -42,10 +42,11 @@ THREE = replace(OURS, name="three blocks", blocks=3)
 OVER_I = replace(OURS, name="softmax over i", head="over i")
 PLAIN_STEM = replace(PER_IMAGE, name="our initialisation, plain stem", init="projection")
 COMPARED = OURS, LINEAR, OURS_RESIDUAL, RESIDUAL  # with no blocks, in README.md
-ORDER = [*LADDER, BARE, ONE, TWO, THREE, OVER_I, LINEAR, OURS_RESIDUAL, STALLED, RESIDUAL, PLAIN_STEM]
+ORDER = [*LADDER, BARE, ONE, TWO, THREE, OVER_I, LINEAR, MLP, OURS_RESIDUAL, STALLED, RESIDUAL, PLAIN_STEM]
 # How many runs a row has, if not three. A run on the plain stem takes 20 to 47 minutes.
 RUNS = {setting.name: 1 for setting in ORDER if setting.stem == "stride 1"} | {PUBLISHED.name: 3}
 RUNS |= {setting.name: 5 for setting in (OURS, FLIPPED, STALLED, BARE)}
+RUNS |= {MLP.name: 2}
 JOBS = [(setting, seed) for seed in range(1, 6) for setting in ORDER[::-1] if seed <= RUNS.get(setting.name, 3)]
 
 
