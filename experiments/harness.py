@@ -217,8 +217,7 @@ def run(setting, seed, validation=False):
 
     Returns a dict: the setting; seed; training and held-out accuracy in % after the last epoch, the latter also
     "mirrored" (the softmax averaged over each image and its mirror image); effective_rank as in experiments/README.md,
-    empty where the images of a batch are mixed; curve, the held-out accuracy after each epoch. FloatingPointError: a
-    loss was not finite.
+    empty where a batch is mixed; curve, the held-out accuracy after each epoch. FloatingPointError: loss not finite.
     """
     (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
     history = []
