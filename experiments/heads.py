@@ -9,22 +9,22 @@ draws of the augmentation, and trains new heads on it with the same 24 epochs. I
 import itertools
 import math
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import utils
-from experiments.ablation import BARE, OURS
-from experiments.harness import EPOCHS, Setting, build, collect, prepare, quiet, read
+from experiments.ablation import BARE, LINEAR, MLP, OURS
+from experiments.harness import EPOCHS, build, collect, prepare, quiet, read
 
 CSV = Path(__file__).with_name("heads.csv")
 DRAWS, SEEDS = 8, (1, 2, 3)
 SOURCES = {setting.name: setting for setting in (BARE, OURS)}  # whose X
 OWN = "its own, trained with it"
-HEADS = {"fully connected 48 > 10": dict(blocks=0), "linear 48 > 8 > 48 before it": dict(blocks=0, head="linear")}
-HEADS |= {"four ULTIMUS blocks before it": {}, "MLP 48 > 64 > 8 > 48": dict(blocks=0, head="narrow MLP")}
-HEADS |= {"MLP 48 > 64 > 48": dict(blocks=0, head="MLP")}
+HEADS = {"fully connected 48 > 10": BARE, "linear 48 > 8 > 48 before it": LINEAR, "four ULTIMUS blocks before it": OURS}
+HEADS |= {"MLP 48 > 64 > 8 > 48": replace(MLP, name="MLP 48 > 64 > 8 > 48", head="narrow MLP"), MLP.name: MLP}
 NEW = list(itertools.product(HEADS, SEEDS))
 JOBS = list(itertools.product(SEEDS, SOURCES))
 
@@ -58,7 +58,7 @@ def rows(seed, source):
     told = [row(OWN, seed, network)]
     for name, head_seed in NEW:
         torch.manual_seed(head_seed)
-        model = build(Setting(name, **HEADS[name])).to(device)
+        model = build(HEADS[name]).to(device)
         told.append(row(name, head_seed, train(model, draws, labels)))
     return told
 
