@@ -2,7 +2,7 @@
 
 import os
 
-# libgomp: a thread of PyTorch that waits for another holds its core for milliseconds, which stalls both where another
+# libgomp: a thread of PyTorch that waits for another holds its core for a while, which stalls both where another
 # training wants that core (measured in experiments/README.md). Only what is set before the import of torch counts.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -92,7 +92,7 @@ def stand_in():
 
 
 def load_picture(path):
-    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError: over 8 bits."""
+    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError: grey of over 8 bits."""
     picture = Image.open(path)
     if picture.mode[0] in "IF":  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
         raise ValueError(f"{path} has more than 8 bits a channel; save it with 8")
@@ -130,12 +130,12 @@ class Batches:
 
     There they stay as bytes, without the workers and copies of a DataLoader: an idea of
     https://github.com/KellerJordan/cifar10-airbench. ``shuffle``: in a new random order each time. ``transform`` maps a
-    batch of uint8 images to another; ``random_crop`` for training. ValueError: not one label for each image.
+    batch of uint8 images to another; ``random_crop`` for training. ValueError: no images, or not one label for each.
     """
 
     def __init__(self, images, labels, device="cpu", batch_size=512, shuffle=False, transform=None):
-        if len(images) == 0 or len(images) != len(labels):
-            raise ValueError(f"got {len(images)} images and {len(labels)} labels; Batches wants one label an image")
+        if not len(images) == len(labels) > 0:
+            raise ValueError(f"got {len(images)} images and {len(labels)} labels, not an equal number above zero")
         self.images, self.labels = images.to(device), labels.to(device)
         self.batch_size, self.shuffle = batch_size, shuffle
         self.transform = transform or (lambda images: images)
@@ -148,7 +148,7 @@ class Batches:
         n, device = len(self.images), self.images.device
         order = torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
         for batch in order.split(self.batch_size):
-            images = self.images.index_select(0, batch)  # a tenth of the time of images[batch] on a CPU
+            images = self.images.index_select(0, batch)  # on a CPU much faster than images[batch]
             yield normalize(self.transform(images)), self.labels[batch]
 
 
@@ -262,7 +262,7 @@ def record(model, images, labels):
 def train(model, device, batches, optimizer, scheduler, epoch):
     """Train for one epoch, with a bar in the format of the published log. Returns (mean loss, accuracy in %).
 
-    Loss and accuracy are read from the device four times an epoch: a reading in each step would make a GPU
+    Loss and accuracy are read from the device at most four times an epoch: a reading in each step would make a GPU
     wait for Python. On an NVIDIA GPU, steps from the second on replay a recording. So the model's forward pass must do
     the same each time and read no values (``.item()``); after an error of the recording, restart Python.
     ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.

@@ -9,14 +9,13 @@ draws of the augmentation, and trains new heads on it with the same 24 epochs. I
 import itertools
 import math
 from collections import OrderedDict
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
 import utils
-from experiments.ablation import BARE, LINEAR, MLP, OURS
+from experiments.ablation import BARE, LINEAR, MLP, NARROW, OURS
 from experiments.harness import EPOCHS, build, collect, prepare, quiet, read
 
 CSV = Path(__file__).with_name("heads.csv")
@@ -24,7 +23,7 @@ DRAWS, SEEDS = 8, (1, 2, 3)
 SOURCES = {setting.name: setting for setting in (BARE, OURS)}  # whose X
 OWN = "its own, trained with it"
 HEADS = {"fully connected 48 > 10": BARE, "linear 48 > 8 > 48 before it": LINEAR, "four ULTIMUS blocks before it": OURS}
-HEADS |= {"MLP 48 > 64 > 8 > 48": replace(MLP, name="MLP 48 > 64 > 8 > 48", head="narrow MLP"), MLP.name: MLP}
+HEADS |= {setting.name: setting for setting in (NARROW, MLP)}
 NEW = list(itertools.product(HEADS, SEEDS))
 JOBS = list(itertools.product(SEEDS, SOURCES))
 

@@ -35,7 +35,7 @@ TRIALS = {  # name: changes of our setting
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
 RUNS = {"none": 3, "a square of 8": 3, "a square of 8, blurs": 2, "the network before": 8}
-RUNS |= {"max_lr 0.03": 2, "max_lr 0.03, blocks at max_lr": 2}
+RUNS |= {"max_lr 0.03": 3, "max_lr 0.03, blocks at max_lr": 3}
 JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, RUNS.get(setting.name, 1) + 1)]
 
 if __name__ == "__main__":

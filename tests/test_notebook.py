@@ -109,12 +109,17 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     assert len(shown) == 3
     for row in shown:
         assert f" | {row['accuracy']} | {int(row['parameters']):,} | {row['epochs']} |" in README
-    trials = [row for row in read(tuning.CSV) if row["init"] == "default"]
+    tried = read(tuning.CSV)
+    trials = [row for row in tried if row["init"] == "default"]
     assert max(trials, key=lambda row: float(row["accuracy"]))["name"] == tuning.DEFAULT
     assert len(trials) == 6 and "One run at each of five [other rates]" in README
     assert min(values(rows, ablation.RESIDUAL.name)) > max(values(rows, "ours"))
-    tenth, full = (values(read(tuning.CSV), f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
+    tenth, full = (values(tried, f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
+    assert len(tenth) == len(full) == 3 and "all three runs collapse" in TABLES and "all three trainings" in page
     assert min(tenth) > 60 and max(full) < 20, "at three times max_lr, the full rate of the blocks collapses"
+    fourth = min(values(tried, "none") + values(tried, "flips"))
+    assert max(values(tried, "the network before")) < fourth and "mirror image, seven of them are" in TABLES
+    assert sum(accuracy < fourth for accuracy in values(tried, "the network before", "mirrored")) == 7
     told = [readme.gap(rows, setting.name) for setting in ablation.COMPARED]
     pairs = (ablation.OURS, ablation.LINEAR), (ablation.RESIDUAL, ablation.OURS_RESIDUAL)
     told += [readme.gap(rows, one.name, other.name) for one, other in pairs]
@@ -124,16 +129,20 @@ def test_the_numbers_of_the_prose_are_those_of_the_tables():
     numbers = ablation.ONE, ablation.TWO, ablation.THREE, ablation.OURS
     counts = [readme.gap(rows, setting.name)[0] for setting in numbers]
     assert counts not in (sorted(counts), sorted(counts, reverse=True)), "each block gains, or each loses"
-    for one, other in ((ablation.OVER_I, ablation.OURS), (ablation.MLP, ablation.BARE)):
+    pairs = (ablation.OVER_I, ablation.OURS), (ablation.MLP, ablation.BARE), (ablation.NARROW, ablation.BARE)
+    for one, other in pairs:
         difference, error = readme.gap(rows, one.name, other.name)
         assert abs(difference) < error, one.name
     told = re.findall(r"([+−][\d.]+) ± ([\d.]+)", readme.worth(read(heads.CSV)))
     linear, *others = (float(difference.replace("−", "-")) / float(error) for difference, error in told)
     assert linear < -2 and max(map(abs, others)) < 1, "the linear map loses, and no other new head gains or loses"
-    field = [float(row["accuracy"]) for row in read(published.CSV)]
-    claim = r"have (\d+) to .* the published solution's (\d+) %. After two they have (\d+) to .* the \[(\d+) others\]"
-    first, theirs, second, count = map(int, re.search(claim, README).groups())
-    assert first > theirs and second > max(field) and count == len(field)
+    field, notes = zip(*((float(row["accuracy"]), row["note"]) for row in read(published.CSV)))
+    assert [sum(kind in note for note in notes) for kind in ("collapse: ", "slow: ", "loss NaN")] == [3, 2, 4]
+    assert "Three of the logs show a collapse, two slow learning, and of the nine at chance four end in" in TABLES
+    assert f"reaches {shown[-1]['accuracy']} %, and a third of {len(field)} public" in page
+    claim = r"have (\d+) to .* solution's (\d+) % at its end. After three they have (\d+) to .* the \[(\d+) others\]"
+    first, theirs, third, count = map(int, re.search(claim, README).groups())
+    assert first > theirs and third > max(field) and count == len(field)
     assert all(f"{count} public solutions" in text for text in (README, page)) and f"has all {count} with" in README
 
 
