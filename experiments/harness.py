@@ -111,6 +111,7 @@ def published_augmentation(images):
 AUGMENTATIONS = {
     "crop by 4": utils.random_crop,
     "crop by 3": lambda images: utils.random_crop(images, 3),
+    "crop by 2": lambda images: utils.random_crop(images, 2),
     "crop by 4 and flip": lambda images: random_flip(utils.random_crop(images)),
     "crop by 2 and flip": lambda images: random_flip(utils.random_crop(images, 2)),
     "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images)),

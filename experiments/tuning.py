@@ -14,6 +14,7 @@ SQUARE, DEFAULT = dict(augment="crop by 4, square of 8"), "PyTorch's initialisat
 TRIALS = {  # name: changes of our setting
     "none": {},
     "flips": dict(augment="crop by 4 and flip"),
+    "crop by 2": dict(augment="crop by 2"),
     "crop by 3": dict(augment="crop by 3"),
     "max_lr 0.007": dict(max_lr=0.007),
     "max_lr 0.015": dict(max_lr=0.015),
