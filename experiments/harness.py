@@ -108,17 +108,12 @@ def published_augmentation(images):
     return random_flip(images.round().clamp(0, 255).to(torch.uint8))
 
 
-AUGMENTATIONS = {
-    "crop by 4": utils.random_crop,
-    "crop by 3": lambda images: utils.random_crop(images, 3),
-    "crop by 2": lambda images: utils.random_crop(images, 2),
-    "crop by 4 and flip": lambda images: random_flip(utils.random_crop(images)),
-    "crop by 2 and flip": lambda images: random_flip(utils.random_crop(images, 2)),
-    "crop by 4, square of 8": lambda images: cutout(utils.random_crop(images)),
-    "crop by 3, square of 8": lambda images: cutout(utils.random_crop(images, 3)),
-    "none": None,
-    "published": published_augmentation,
-}
+AUGMENTATIONS = {"none": None, "published": published_augmentation}
+for padding in (2, 3, 4):
+    crop = functools.partial(utils.random_crop, padding=padding)
+    AUGMENTATIONS[f"crop by {padding}"] = crop
+    AUGMENTATIONS[f"crop by {padding} and flip"] = lambda images, crop=crop: random_flip(crop(images))
+    AUGMENTATIONS[f"crop by {padding}, square of 8"] = lambda images, crop=crop: cutout(crop(images))
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,7 @@ def parts(notebook):
         f"{len(first)} seeds).",
         "steps": table(["network and training", "test accuracy (%):", "runs:"], steps),
         "worth": worth(fixed),
-        "together": f"Points of test accuracy against *no blocks* ± standard error: {against} (3 to {len(first)} "
-        "seeds each).",
+        "together": f"Points of test accuracy against *no blocks* ± standard error: {against}.",
         "own": f"On the validation images, the networks without blocks have {own[0]} % and ours {own[1]} %.",
         "linear": f"For the trained network of the notebook, the best linear map from X to the logits reproduces {r2} "
         f"of their variance. This map alone has {linear} % test accuracy.",
