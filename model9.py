@@ -78,13 +78,15 @@ class UltimusNet(nn.Module):
     def init_as_projection(self, c=0.25):
         """Initialise each block as nearly the projection on the same eight directions.
 
-        The rows of ``basis`` are orthonormal, each of sum zero. With k = basis x, query biases of
-        about +c, -c, +c, ... and v = (+1, -1, +1, ...) + c mean(k), to first order in k,
+        The rows of ``basis`` are orthonormal. Each has the sum zero, so that the means of the entries of X, which are
+        similar and positive, nearly cancel in k = basis x. With query biases of about +c, -c, +c, ... and
+        v = (+1, -1, +1, ...) + c mean(k), to first order in k,
 
             Z = c/sqrt(8) k,   out = basis^T sqrt(8)/c Z = basis^T basis x
 
-        so four blocks in a row pass the eight directions on unchanged (the aim of orthogonal
-        initialisation, Saxe et al., https://arxiv.org/abs/1312.6120). The notebook derives it.
+        so four blocks in a row pass the eight directions on nearly unchanged (the aim of orthogonal initialisation,
+        Saxe et al., https://arxiv.org/abs/1312.6120). Out maps 8 numbers to 48: no block passes more. The notebook
+        derives it.
 
         Args:
             c: mean size of a query bias.
@@ -122,7 +124,8 @@ class UltimusNet(nn.Module):
         invariant to it (Cohen & Welling 2016, https://arxiv.org/abs/1602.07576).
         """
         both = torch.cat([images, images.flip(3)])  # (2B, 3, 32, 32)
-        return self.pool(self.stem(both)).view(2, -1, 48).mean(0)
+        x, mirrored = self.pool(self.stem(both)).flatten(1).chunk(2)  # (B, 48) each
+        return (x + mirrored) / 2
 
 
 def zero_sum_columns(rows, columns):

@@ -2,8 +2,8 @@
 
 import os
 
-# libgomp: a thread of PyTorch that waits for another holds its core for a while, which stalls both where another
-# training wants that core (measured in experiments/README.md). Only what is set before the import of torch counts.
+# libgomp: a thread of PyTorch that waits for another holds its core for a while. On some processors this halves the
+# speed of two trainings at once (experiments/README.md). Only what is set before the import of torch counts.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -26,10 +26,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+from filelock import FileLock  # which torch requires
 from PIL import Image, ImageOps
 from torch import nn
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
+
+from model9 import Ultimus
 
 # --- 1. Data --------------------------------------------------------------------------------------
 
@@ -39,7 +42,7 @@ STD = (0.2470, 0.2435, 0.2616)
 TIMEOUT = 30  # seconds to wait for a silent server
 STAND_IN = "synthetic stand-in"
 on_stand_in = False  # which images there are: only load_cifar10 sets it; logs, figures and output_folder read it
-Images = namedtuple("Images", "train_images train_labels test_images test_labels")  # uint8 (N, 3, 32, 32), int64 (N,)
+Data = namedtuple("Data", "train_images train_labels test_images test_labels")  # uint8 (N, 3, 32, 32), int64 (N,)
 
 
 def output_folder(name=""):
@@ -50,7 +53,7 @@ def output_folder(name=""):
 
 
 def load_cifar10():
-    """Load CIFAR-10 as ``Images``, 50,000 for training and 10,000 for the test. Download what is missing or damaged.
+    """Load CIFAR-10 as ``Data``, 50,000 training and 10,000 test images. Download what is missing or damaged.
 
     The folder of ``cifar-10-batches-py`` is the environment variable ``CIFAR10_ROOT``, else ``data``. If the data
     cannot be had, a synthetic stand-in takes their place. A banner, the log and each figure say so.
@@ -60,21 +63,25 @@ def load_cifar10():
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
-        with contextlib.redirect_stderr(sys.stdout):  # the bar, which is no error
-            splits = CIFAR10(root, download=True), CIFAR10(root, train=False)
+        try:
+            test = CIFAR10(root, train=False)  # checks all files
+        except RuntimeError:  # missing or damaged
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / "download.lock"), contextlib.redirect_stderr(sys.stdout):  # the bar is no error
+                test = CIFAR10(root, train=False, download=True)  # of two first starts at once the second waits
+        splits = CIFAR10(root), test
     except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:  # network, disk, archive, proxy
         on_stand_in, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
             f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. No accuracy below says anything about CIFAR-10.\n"
-            f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n"
-            f"{type(error).__name__}: {error}\nRemove this cause, or unpack the archive into {root}. Then run again.\n"
-            f"{'*' * 88}"
+            f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n{type(error).__name__}: "
+            f"{error}\nRemove this cause, or unpack the archive into {root}. Then run again.\n{'*' * 88}"
         )
     else:
         on_stand_in, source = False, f"CIFAR-10 ({root})"
         images = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
         labels = [torch.tensor(split.targets) for split in splits]
-        data = Images(images[0], labels[0], images[1], labels[1])
+        data = Data(images[0], labels[0], images[1], labels[1])
     finally:
         socket.setdefaulttimeout(timeout)
     print(f"{source}: {len(data.train_images):,} training and {len(data.test_images):,} test images")
@@ -82,20 +89,20 @@ def load_cifar10():
 
 
 def stand_in():
-    """Make ``Images`` of CIFAR-10's shapes and counts: a smooth random pattern a class, under noise."""
+    """Make ``Data`` with a tenth as many images as CIFAR-10: a smooth random pattern per class, under noise."""
     generator = torch.Generator().manual_seed(0)
     patterns = F.interpolate(torch.randn(10, 3, 6, 6, generator=generator), size=32, mode="bicubic").mul(30).short()
-    labels = torch.randint(10, (60_000,), generator=generator)
-    noise = torch.randint(-90, 91, (60_000, 3, 32, 32), generator=generator, dtype=torch.int16)
+    labels = torch.randint(10, (6_000,), generator=generator)
+    noise = torch.randint(-90, 91, (6_000, 3, 32, 32), generator=generator, dtype=torch.int16)
     images = noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8)
-    return Images(images[:50_000], labels[:50_000], images[50_000:], labels[50_000:])
+    return Data(images[:5_000], labels[:5_000], images[5_000:], labels[5_000:])
 
 
 def load_picture(path):
     """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError: grey of over 8 bits."""
     picture = Image.open(path)
     if picture.mode[0] in "IF":  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
-        raise ValueError(f"{path} has more than 8 bits a channel; save it with 8")
+        raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
     picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
     white = Image.new("RGBA", picture.size, "white")  # behind transparent pixels, as viewers show them
     picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
@@ -113,11 +120,16 @@ def random_crop(images, padding=4):
 
 
 def normalize(images):
-    """uint8 (B, 3, H, W) to float32 of CIFAR-10's mean 0 and standard deviation 1 a channel. TypeError: not uint8."""
+    """uint8 (B, 3, H, W) to float32, per channel of mean 0 and deviation 1 over CIFAR-10. TypeError: not uint8.
+
+    On a CPU the result is channels last, with which the network trains faster. On a GPU it is not: with PyTorch from
+    before July 2026 some gradients would be wrong (https://github.com/pytorch/pytorch/issues/188344).
+    """
     if images.dtype != torch.uint8:
         raise TypeError(f"got {images.dtype} images; normalize wants uint8 pixels from 0 to 255")
     mean, std = _statistics(images.device)
-    return images.float().sub_(mean).div_(std)
+    memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
+    return images.to(torch.float32, memory_format=memory_format).sub_(mean).div_(std)
 
 
 @functools.cache  # copied to a GPU once: each copy would make it wait
@@ -166,15 +178,6 @@ def pick_device():
     return torch.device("cpu")
 
 
-def memory_format(device):
-    """The memory format for the model: channels last on a CPU, where it is faster.
-
-    With it, PyTorch releases from before July 2026 have a wrong gradient of padded average pools on a GPU:
-    https://github.com/pytorch/pytorch/issues/188344
-    """
-    return torch.channels_last if device.type == "cpu" else torch.contiguous_format
-
-
 def device_name(device):
     """The name of the GPU, or of the CPU with its number of threads, for a log."""
     if device.type == "cuda":
@@ -188,18 +191,22 @@ def adam(model):
     """Adam with two groups of parameters: first all others, last the blocks, which may have a rate of their own."""
     blocks = set(model.blocks.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in blocks]
-    return torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
+    optimizer = torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
+    optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())  # of the caller's autocast: old weights
+    return optimizer
 
 
-def one_cycle(optimizer, epochs, steps_per_epoch, max_lr, cycle_momentum=False):
+def one_cycle(optimizer, epochs, steps_per_epoch, max_lr):
     """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it after each batch.
 
     From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as in the published
-    solution, which also cycles Adam's beta1 (``cycle_momentum``). ``max_lr``: a rate, or a list of one for each group.
+    solution, which also cycles beta1. ``max_lr``: a rate, or a list of one per group. ValueError: fewer than six steps.
     """
     shape = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
     steps = epochs * steps_per_epoch
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, steps, **shape, cycle_momentum=cycle_momentum)
+    if steps < 6:
+        raise ValueError(f"got {steps} steps in all; the policy needs six")
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, steps, **shape, cycle_momentum=False)
 
 
 def find_lr(model, batches, max_lr, block_rate, steps=100):
@@ -225,47 +232,11 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     return _save(figure, "lr_finder.png")
 
 
-def forward_backward(model, images, labels):
-    """Forward and backward pass. Returns (logits, loss), without their graph: ``record`` fails beside an older one."""
-    model.zero_grad()
-    logits = model(images)
-    loss = F.cross_entropy(logits, labels)
-    loss.backward()
-    return logits.detach(), loss.detach()
-
-
-def record(model, images, labels):
-    """``forward_backward`` as a function of (images, labels) of these shapes: on an NVIDIA GPU, a CUDA graph.
-
-    A GPU runs small kernels faster than Python launches them one by one. Run one step before. Each call overwrites the
-    results and the gradients of the last one.
-    """
-    if not images.is_cuda or torch.version.hip:  # AMD's libraries may hang
-        return functools.partial(forward_backward, model)
-    graph, inputs = torch.cuda.CUDAGraph(), (images.clone(), labels.clone())
-    model.zero_grad()
-    with torch.cuda.graph(graph):
-        results = forward_backward(model, *inputs)
-    gradients = [parameter.grad for parameter in model.parameters()]
-
-    def replay(*batch):
-        for place, tensor in zip(inputs, batch):
-            place.copy_(tensor)
-        graph.replay()
-        for parameter, gradient in zip(model.parameters(), gradients):
-            parameter.grad = gradient  # a step between may have set another
-        return results
-
-    return replay
-
-
 def train(model, device, batches, optimizer, scheduler, epoch):
     """Train for one epoch, with a bar in the format of the published log. Returns (mean loss, accuracy in %).
 
-    Loss and accuracy are read from the device at most four times an epoch: a reading in each step would make a GPU
-    wait for Python. On an NVIDIA GPU, steps from the second on replay a recording. So the model's forward pass must do
-    the same each time and read no values (``.item()``); after an error of the recording, restart Python.
-    ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite.
+    Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU wait for Python.
+    ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite. ValueError: no batches.
     """
     model.train()
     losses, correct, seen = [], 0, 0
@@ -273,37 +244,50 @@ def train(model, device, batches, optimizer, scheduler, epoch):
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
             images, labels = images.to(device), labels.to(device)
-            if step == 2:
-                shape, replay = images.shape, record(model, images, labels)
-            same = step > 1 and images.shape == shape
-            logits, loss = replay(images, labels) if same else forward_backward(model, images, labels)
+            model.zero_grad()
+            logits = model(images)
+            loss = F.cross_entropy(logits, labels)
+            loss.backward()
             optimizer.step()
-            lr = scheduler.get_last_lr()[0]
-            scheduler.step()
-            losses.append(loss * len(labels))
+            losses.append(loss.detach() * len(labels))
             correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
                 mean, percent = sum(torch.stack(losses).tolist()) / seen, 100 * correct.item() / seen
                 if not math.isfinite(mean):
-                    raise FloatingPointError(
-                        f"the loss is {mean} in epoch {epoch} by step {step} of {len(batches)}, at LR {lr:.6g}: "
-                        "lower max_lr, or look for NaN or infinite values in the images"
-                    )
+                    where = f"in epoch {epoch} by step {step} of {len(batches)}, at LR {scheduler.get_last_lr()[0]:.6g}"
+                    raise FloatingPointError(f"the loss is {mean} {where}: lower max_lr, or look for NaN in the images")
                 bar.set_description(f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False)
+            scheduler.step()
+    if not seen:
+        raise ValueError("there are no batches to train on")
     return mean, percent
 
 
-@torch.no_grad()
-def predict(model, device, batches, function=None):
-    """Logits (N, classes), or ``function`` of the images, and labels (N,), in eval mode and in one pass."""
+@contextlib.contextmanager
+def eval_mode(model):
+    """The model in eval mode and without gradients, until the end of the block."""
+    mode = model.training
     model.eval()
-    results, labels = zip(*(((function or model)(x.to(device)), y.to(device)) for x, y in batches))
-    return torch.cat(results), torch.cat(labels)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        torch.clear_autocast_cache()  # of weights without a gradient
+        model.train(mode)
+
+
+def predict(model, device, batches, function=None):
+    """Logits (N, classes), or ``function`` of the images, and labels (N,), of one pass in eval mode."""
+    with eval_mode(model):
+        pairs = [((function or model)(images.to(device)), labels.to(device)) for images, labels in batches]
+    if not pairs:
+        raise ValueError("there are no batches to predict")
+    return tuple(map(torch.cat, zip(*pairs)))
 
 
 def accuracy(scores, labels):
-    """For how many of the images (%) the highest of the scores (N, classes) is that of the label (N,)."""
+    """The accuracy in % of scores (N, classes) for labels (N,)."""
     return 100 * (scores.argmax(1) == labels).sum().item() / len(labels)
 
 
@@ -319,9 +303,11 @@ def test(model, device, batches):
 def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs, history):
     """Train for ``epochs`` and test after each, in the format of the published log.
 
-    Each finished epoch is appended to ``history``, so that a stopped training keeps it: a dict of epoch, lr (of its
-    first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds.
+    Each finished epoch is appended to the empty list ``history``, so that a stopped training keeps it: a dict of epoch,
+    lr (of its first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds. ValueError: used before.
     """
+    if history or scheduler.last_epoch:
+        raise ValueError("history or scheduler has been used: make model, optimizer, scheduler and history anew")
     if on_stand_in:
         print(f"[{STAND_IN}]")
     for epoch in range(1, epochs + 1):
@@ -345,16 +331,11 @@ def with_default_init(model):
     return model
 
 
-def without_softmax(model):
-    """A copy of the model with the identity matrix in place of the softmax: Z = V / sqrt(8) in each block."""
+class Residual(Ultimus):
+    """A block with a residual (He et al., https://arxiv.org/abs/1512.03385). The assignment has none."""
 
-    def attend(block, x):
-        return torch.eye(8, device=x.device).expand(len(x), 8, 8) / 8**0.5, block.value(x) / 8**0.5
-
-    model = copy.deepcopy(model)
-    for block in model.blocks:
-        block.attend = functools.partial(attend, block)
-    return model
+    def forward(self, x):
+        return x + super().forward(x)  # (B, 48)
 
 
 @torch.no_grad()
@@ -366,50 +347,26 @@ def block_outputs(model, images):
     return outputs
 
 
-def differences(model, images):
-    """What distinguishes the images before the blocks and after each: a list of (B, 8), each of mean zero.
-
-    Along the eight directions that the keys of the first block read; without blocks, the ten of the last layer.
-    BatchNorm is in training mode, on a copy of the model.
-    """
-    model = copy.deepcopy(model).train()
-    directions = (model.blocks[0].key if len(model.blocks) else model.fc).weight.detach()
-    return [(x - x.mean(0)) @ directions.T for x in block_outputs(model, images)]
-
-
-def remaining_variance(passed):
-    """The variance between images of each of the ``differences``, as a share of the first."""
-    return [(difference.square().sum() / passed[0].square().sum()).item() for difference in passed]
+def remaining_variance(model, images):
+    """Variance between normalised images, summed over the entries of X and of each block's output, per that of X."""
+    variances = [x.var(0).sum().item() for x in block_outputs(copy.deepcopy(model).train(), images)]
+    return [variance / variances[0] for variance in variances]
 
 
 def spectrum(model, images):
-    """How strongly each direction of X reaches the logits: the 9 largest singular values of d logits / dX.
+    """The 9 largest singular values of d logits / dX, without the mean of the logits, which the softmax ignores.
 
-    Means over normalised images (B, 3, 32, 32), in eval mode, without the mean of the logits: the softmax ignores it.
+    Means over normalised images (B, 3, 32, 32), in the mode of the model, which is left alone.
     """
-    model = copy.deepcopy(model).eval()
-    x = model.features(images).detach()
     head = torch.func.jacrev(lambda one: model.fc(model.blocks(one[None]))[0])  # of (48,) to (10,)
-    jacobian = torch.func.vmap(head)(x).detach()  # (B, 10, 48)
+    jacobian = torch.func.vmap(head)(copy.deepcopy(model).features(images).detach()).detach()  # (B, 10, 48)
     return torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0)[:9].tolist()
 
 
-@torch.no_grad()
-def linear_share(model, device, fitted, tested):
-    """Fit the best linear map from X to the logits to batches ``fitted``, and measure it on batches ``tested``.
-
-    Returns (R², accuracy): the share of the logits' variance that the map explains, and its own accuracy in %.
-    """
-
-    def x_and_logits(batches):  # (N, 49), its last column for a bias; (N, 10); labels (N,)
-        x, labels = predict(model, device, batches, model.features)
-        return F.pad(x, (0, 1), value=1.0).cpu(), model.fc(model.blocks(x)).cpu(), labels.cpu()
-
-    x, logits, _ = x_and_logits(fitted)
-    weights = torch.linalg.lstsq(x, logits).solution  # (49, 10)
-    x, logits, labels = x_and_logits(tested)
-    r2 = 1 - ((x @ weights - logits).square().sum() / (logits - logits.mean(0)).square().sum()).item()
-    return r2, accuracy(x @ weights, labels)
+def directions(model, images):
+    """How many directions of X reach the logits: values of the ``spectrum`` above a hundredth of the largest."""
+    values = spectrum(model, images)
+    return sum(value > 0.01 * values[0] for value in values)
 
 
 # --- 4. Plots -------------------------------------------------------------------------------------
@@ -445,21 +402,19 @@ def plot_samples(batches):
 
 
 def plot_blocks(networks, images):
-    """What new blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
-    figure, panels = plt.subplots(1, 3, figsize=(8, 3.4), layout="constrained")
+    """What untrained blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
     for name, model in networks.items():
-        passed = differences(model, images)
-        values, shares = spectrum(model, images), remaining_variance(passed)
-        panels[0].plot(passed[0].flatten().cpu(), passed[-1].flatten().cpu(), ".", markersize=2, label=name)
-        panels[1].semilogy(range(len(shares)), shares, marker="o", label=name)
-        panels[2].semilogy(range(1, 10), np.array(values) / values[0], marker="o", label=name)
-    panels[0].set(title="Differences\nbetween images", xlabel="before the blocks", ylabel="after the blocks")
-    panels[1].set(title="Variance between\nimages that remains", xlabel="after block", ylabel="share")
-    panels[2].set(title="Singular values\nfrom X to the logits", xlabel="index", ylabel="relative to the largest")
-    panels[2].set(ylim=(1e-6, None), xticks=range(1, 10, 2))  # below is rounding
+        variances, values = remaining_variance(model, images), spectrum(model, images)
+        panels[0].semilogy(range(len(variances)), variances, marker="o", label=name)
+        panels[1].semilogy(range(1, 10), np.array(values) / values[0], marker="o")
+    panels[0].set(title="Variance\nbetween images", xlabel="after block", ylabel="share of that of X")
+    panels[0].set(xticks=range(len(variances)))
+    panels[1].set(title="Singular values\nfrom X to the logits", xlabel="index", ylabel="relative to the largest")
+    panels[1].set(ylim=(1e-6, 3), xticks=range(1, 10))  # below is rounding
     for axes in panels:
         axes.grid(alpha=0.3)
-    figure.legend(*panels[2].get_legend_handles_labels(), loc="outside lower center", ncols=len(networks))
+    figure.legend(loc="outside lower center", ncols=len(networks))
     return _save(figure, "block_spectra.png")
 
 
@@ -481,7 +436,7 @@ def plot_schedule(epochs, steps_per_epoch, max_lr, block_rate):
 
 def plot_history(history):
     """Training and test loss on one axis, training and test accuracy on another."""
-    figure, panels = plt.subplots(1, 2, figsize=(8, 3.4), layout="constrained")
+    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.4), layout="constrained")
     epochs = [row["epoch"] for row in history]
     for axes, quantity, unit in zip(panels, ("loss", "accuracy"), ("", " (%)")):
         for split in ("train", "test"):
@@ -492,12 +447,20 @@ def plot_history(history):
     return _save(figure, "test_train_loss_accuracy.png")
 
 
-def plot_misclassified(images, labels, predicted):
-    """The first 20 images (uint8) whose predicted class is not the actual one."""
+def plot_misclassified(model, device, batches):
+    """The first 20 images of the batches whose predicted class is not the actual one."""
+    mistakes = []
+    for images, labels in batches:  # predicted in the same pass: the batches may be shuffled
+        predicted = predict(model, device, [(images, labels)])[0].argmax(1).to(images.device)
+        mean, std = _statistics(images.device)
+        pixels, wrong = (images * std + mean).round().to(torch.uint8), predicted != labels
+        mistakes += zip(pixels[wrong], labels[wrong], predicted[wrong])
+        if len(mistakes) >= 20:
+            break
     figure = plt.figure(figsize=(7, 7), layout="constrained")
-    for number, i in enumerate((predicted != labels).nonzero().flatten()[:20], start=1):
-        classes = f"actual: {CLASSES[labels[i]]}\npredicted: {CLASSES[predicted[i]]}"
-        _show_image(figure.add_subplot(4, 5, number), images[i], classes)
+    for number, (image, label, guess) in enumerate(mistakes[:20], start=1):
+        title = f"actual: {CLASSES[label]}\npredicted: {CLASSES[guess]}"
+        _show_image(figure.add_subplot(4, 5, number), image, title)
     figure.suptitle("Misclassified test images")
     return _save(figure, "misclassified_imgs.png")
 
@@ -516,20 +479,19 @@ def plot_confusion(labels, predicted):
     return _save(figure, "confusion_matrix.png")
 
 
-@torch.no_grad()
 def plot_attention(model, images, labels):
     """The attention map of each block beside a few images, uint8 (B, 3, 32, 32), in eval mode."""
-    model.eval()
-    maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, block_outputs(model, normalize(images)))]
+    with eval_mode(model):
+        maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, block_outputs(model, normalize(images)))]
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
     shown = torch.cat([torch.tensor([uniform]), *(am.flatten() for am in maps)])
-    reach = (shown - uniform).abs().max().item()
+    half = (shown - uniform).abs().max().item()  # of the colour scale
     shape = len(images), 1 + len(maps)
     figure, grid = plt.subplots(*shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False)
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
-            picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - reach, vmax=uniform + reach)
+            picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - half, vmax=uniform + half)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
     if maps:
         colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")

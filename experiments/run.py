@@ -30,11 +30,13 @@ class Live(NotebookClient):
 
 
 def main():
-    notebook = nbformat.read(readme.NOTEBOOK, as_version=4)
+    before = readme.NOTEBOOK.read_bytes()
+    notebook = nbformat.reads(before.decode("utf-8"), as_version=4)
     target = utils.output_folder().resolve()
     with tempfile.TemporaryDirectory(prefix=".run-", dir=target) as folder:  # in target: it must be writable
         os.environ["ULTIMUS_OUTPUT"] = folder  # for the kernel
-        client = Live(notebook, timeout=None, coalesce_streams=True, resources={"metadata": {"path": readme.ROOT}})
+        options = dict(timeout=None, coalesce_streams=True, resources={"metadata": {"path": readme.ROOT}})
+        client = Live(notebook, **options, extra_arguments=["--log-level=ERROR"])
         client.on_notebook_start = lambda **_: asyncio.get_running_loop().add_signal_handler(
             signal.SIGINT, lambda: asyncio.ensure_future(client.km.interrupt_kernel())
         )  # Ctrl-C ends the cell, as in a browser
@@ -44,6 +46,9 @@ def main():
             sys.exit(f"{error}\nNothing was changed.")
         on_stand_in = Path(folder, utils.STAND_IN).exists()
         nbformat.write(notebook, Path(folder, utils.STAND_IN if on_stand_in else "", readme.NOTEBOOK.name))
+        if target == readme.ROOT and not (readme.NOTEBOOK.exists() and readme.NOTEBOOK.read_bytes() == before):
+            print("The notebook was changed while it ran. It stays as it is, and the results go to a folder.")
+            target /= "run of the notebook as it was"
         for path in [path for path in Path(folder).rglob("*") if path.is_file()]:
             place = target / path.relative_to(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
@@ -56,7 +61,7 @@ def main():
             if target == readme.ROOT:
                 readme.main()
         except ValueError as error:
-            print(f"Both READMEs stay as they were: {error}")
+            print(f"The pages' measured parts stay as they were: {error}")
 
 
 if __name__ == "__main__":

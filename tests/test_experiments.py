@@ -1,136 +1,183 @@
 """What a user relies on in the experiments: they compare what they name, and go on where they were stopped."""
 
+import csv
+import statistics
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from unittest.mock import Mock
 
+import PIL.Image
 import pytest
 import torch
 import torch.nn.functional as F
 
 import utils
-from experiments import ablation, harness, heads, published, stall, tuning
-from experiments.harness import Setting, build, run_all
+from experiments import ablation, harness, published, readme, stall, tuning
+from experiments.harness import Setting, build, read, run_all, values
 
 
-def test_the_rows_of_the_ablation_differ_by_one_change_each():
-    for before, after in zip(ablation.LADDER, ablation.LADDER[1:]):
+def test_the_steps_differ_by_one_change_each_and_the_variants_from_ours_or_from_one_another():
+    pairs = [*zip(ablation.LADDER, ablation.LADDER[1:]), (ablation.STALLED, ablation.RESIDUAL)]
+    pairs += [(ablation.OURS, other) for other in (ablation.BARE, ablation.STALLED, ablation.LINEAR)]
+    for before, after in pairs:
         changed = {f for f in Setting.__dataclass_fields__ if getattr(before, f) != getattr(after, f)} - {"name"}
         assert len(changed) == 1 or changed == {"batch_size", "max_lr"}, after.name  # a batch wants its own rate
 
 
+@pytest.mark.parametrize("field, name", [("head", "Residual"), ("stem", "blur"), ("init", "pytorch"), ("augment", "")])
+def test_a_setting_with_an_unknown_name_is_refused(field, name):
+    with pytest.raises(ValueError, match=f"x: {field} '{name}' is none of "):
+        Setting("x", **{field: name})
+
+
 def test_networks_are_what_their_settings_say_and_new_blocks_are_the_linear_map():
-    expected = {"published solution rebuilt": 25_776, "no blocks": 19_546}
-    expected |= {"one block": 21_154, "two blocks": 22_762, "three blocks": 24_370}
-    expected |= {"linear 48 > 8 > 48": 20_370, "MLP 48 > 64 > 8 > 48": 23_762, "MLP 48 > 64 > 48": 25_930}
-    for setting in [*ablation.ORDER, *tuning.SETTINGS, *heads.HEADS.values()]:
-        count = sum(p.numel() for p in build(setting).parameters())
-        assert count == expected.get(setting.name, 25_978), setting.name
-    biased = {type(m).__name__ for m in build(ablation.PUBLISHED).modules() if getattr(m, "bias", None) is not None}
-    assert biased == {"Conv2d", "BatchNorm2d"}
-    for setting, side in ((ablation.PUBLISHED, 32), (ablation.PER_IMAGE, 32), (ablation.OURS, 8)):
-        assert build(setting).stem(torch.randn(1, 3, 32, 32)).shape == (1, 48, side, side)
-    nets, x = [], 1e-3 * torch.randn(4, 48)
-    for setting in (ablation.LINEAR, ablation.OURS, ablation.OVER_I):
-        torch.manual_seed(0)
-        nets.append(build(setting))
-        torch.testing.assert_close(nets[0].blocks(x), nets[-1].blocks(x), atol=1e-5, rtol=0.01)
-        assert torch.equal(nets[0].fc.weight, nets[-1].fc.weight)
-    over_i, _ = nets[2].blocks[0].attend(x)
-    torch.testing.assert_close(over_i.sum(1), torch.full((4, 8), 8**-0.5))
-
-
-def test_only_the_published_training_cycles_beta1_and_none_takes_the_stand_in(monkeypatch):
-    images, labels = torch.zeros(50_000, 1, 1, 1, dtype=torch.uint8), torch.zeros(50_000, dtype=torch.int64)
-    monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Images(images, labels, images, labels))
-    for setting, betas in ((ablation.PUBLISHED, (0.95, 0.85)), (ablation.BIASES, (0.9, 0.9))):
-        (_, _, _, optimizer, scheduler), _ = harness.prepare(setting, seed=1, device=torch.device("cpu"))
-        seen = []
-        for _ in range(24 * 98 - 1):
-            seen.append(optimizer.param_groups[0]["betas"][0])
-            optimizer.step()
-            scheduler.step()
-        assert (seen[0], min(seen)) == pytest.approx(betas, abs=1e-3)
-    utils.on_stand_in = True
-    with pytest.raises(RuntimeError, match="real CIFAR-10"):
-        harness.prepare(ablation.OURS, seed=1)
-
-
-def test_the_augmentations_draw_their_own_for_each_image():
+    assert len(build(ablation.BARE).blocks) == 0
     torch.manual_seed(0)
-    images = torch.full((2000, 3, 32, 32), 200, dtype=torch.uint8)
-    out = harness.published_augmentation(images)
-    assert out.shape == images.shape and out.dtype == torch.uint8
-    holes = (out == 0).all(1).flatten(1).sum(1)  # black pixels of each image
-    assert 0.85 < (holes > 0).float().mean() < 0.95 and (holes == 64).float().mean() > 0.1
-    assert 0.75 < (out == 156).any(3).any(2)[:, 0].float().mean() < 1  # the grey border, 255 (0.4914 + 0.247 x 0.4914)
-    assert ((out != 200) & (out != 156) & (out != 0))[:, 0].any(2).any(1).float().mean() > 0.1  # turned ones
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    flipped = harness.random_flip(image.expand(200, -1, -1, -1)).eq(image.flip(3)).flatten(1).all(1).sum()
-    covered = harness.cutout(torch.zeros(999, 3, 32, 32, dtype=torch.uint8)).ne(0).all(1)
-    down, right = covered.any(2).sum(1), covered.any(1).sum(1)
-    assert 60 < flipped < 140 and torch.equal(covered.sum((1, 2)), down * right)
-    assert {*down.tolist(), *right.tolist()} == {4, 5, 6, 7, 8}
+    ours = build(ablation.OURS)
+    torch.manual_seed(0)
+    linear, x = build(ablation.LINEAR), 1e-3 * torch.randn(4, 48)
+    torch.testing.assert_close(linear.blocks(x), ours.blocks(x), atol=1e-5, rtol=0.01)
+    assert torch.equal(linear.fc.weight, ours.fc.weight)
+    for setting in (ablation.STALLED, ablation.RESIDUAL):
+        assert build(setting).blocks[0].query.weight.std() > 0.05, "PyTorch's; ours are zero"
+    for block in build(ablation.RESIDUAL).blocks:
+        torch.testing.assert_close(block(x), x + block.out(block.attend(x)[1]))
 
 
-def test_attention_across_the_batch_mixes_its_images_and_without_the_mirror_image_x_changes_with_it():
-    net, images = build(ablation.PLAIN).eval(), 5 * torch.randn(6, 3, 32, 32)
-    x = net.features(images)
-    assert (net.blocks[0](x)[0] - net.blocks[0](x[:1])[0]).abs().max() > 1e-5
-    assert (net.features(images.flip(3)) - x).abs().max() > 1e-5
-
-
-def test_blurs_are_the_filter_1_2_1_a_block_without_softmax_passes_on_its_values_and_a_residual_one_adds_its_input():
-    net, features = build(ablation.STALLED), torch.randn(5, 48)
-    straight = utils.without_softmax(net).blocks[0](features)
-    assert torch.equal(straight, net.blocks[0].out(net.blocks[0].value(features) / 8**0.5))
-    residual = build(ablation.RESIDUAL).blocks[0]
-    assert torch.equal(residual(features), features + residual.forward(features))  # forward alone runs no hook
+def test_blurs_are_the_filter_1_2_1_and_untrained_blocks_are_changed_as_named():
     x, row = torch.randn(2, 16, 31, 31), torch.tensor([1.0, 2.0, 1.0]) / 4
     expected = F.conv2d(x, torch.outer(row, row).repeat(16, 1, 1, 1), stride=2, padding=1, groups=16)
     torch.testing.assert_close(build(ablation.FLIPPED).stem[0].average(x), expected)
+    images, x = torch.randn(64, 3, 32, 32), torch.randn(5, 48)
+    block, uniform = (stall.network(name, images).blocks[0] for name in (stall.NO_SOFTMAX, stall.UNIFORM))
+    torch.testing.assert_close(block(x), block.out(block.value(x) / 8**0.5))
+    torch.testing.assert_close(uniform.attend(x)[0], torch.full((5, 8, 8), 8**-1.5))
+    kept = stall.network(ablation.RESCALED.name, images)
+    assert utils.remaining_variance(kept, images) == pytest.approx(5 * [1], rel=1e-3)
+
+
+def test_each_image_draws_its_own_crop_and_flip():
+    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8).expand(2000, -1, -1, -1)
+    for name, count in {"crop by 2": 25, "crop by 3": 49, "crop by 2 and flip": 2 * 25}.items():
+        assert len({draw.numpy().tobytes() for draw in harness.AUGMENTATIONS[name](image)}) == count
 
 
 def test_the_validation_split_is_the_last_5000_of_a_fixed_shuffle_and_never_the_test_set():
     training, test = torch.arange(50_000), torch.arange(50_000, 60_000)
-    data = utils.Images(training, training, test, test)
+    data = utils.Data(training, training, test, test)
     (used, _), (held_out, _) = harness.splits(data, validation=True)
     assert len(used) == 45_000 and torch.equal(torch.cat([used, held_out]).sort().values, training)
     assert torch.equal(held_out, harness.splits(data, validation=True)[1][0])
     assert torch.equal(harness.splits(data, validation=False)[1][0], test)
 
 
-def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(tmp_path, monkeypatch, capsys):
-    def run(setting, seed, validation):
-        if setting.name == "too large" and seed == 1:
-            raise MemoryError
-        return harness.asdict(setting) | {"seed": seed, "accuracy": 50.0 + seed}
+@pytest.fixture
+def tiny(monkeypatch):
+    """In place of CIFAR-10, 500 training and 200 test images of the stand-in."""
+    data = utils.Data(*(part[:size] for part, size in zip(utils.stand_in(), (500, 500, 200, 200))))
+    monkeypatch.setattr(utils, "load_cifar10", lambda: data)
+    monkeypatch.setattr(harness, "EPOCHS", 2)
 
+
+def test_a_run_trains_its_setting_and_its_row_tells_the_setting_and_the_results(tiny, monkeypatch):
+    setting = Setting("x", batch_size=20, max_lr=0.02, block_rate=0.3, augment="none")
+    (_, _, batches, optimizer, _), _ = harness.prepare(setting, seed=1)
+    assert batches.batch_size == 20 and torch.equal(batches.transform(batches.images), batches.images)
+    assert [group["max_lr"] for group in optimizer.param_groups] == pytest.approx([0.02, 0.006])
+    splits = Mock(wraps=harness.splits)
+    monkeypatch.setattr(harness, "splits", splits)
+    harness.run(setting, seed=1, validation=True)
+    row = harness.run(setting, seed=1)
+    assert [call.args[1] for call in splits.call_args_list] == [True, False]
+    assert harness.job({name: str(value) for name, value in row.items()}) == (setting, 1)
+    assert harness.run(setting, seed=1) == row and harness.run(setting, seed=2)["curve"] != row["curve"]
+    assert row["mirrored"] == row["accuracy"] == float(row["curve"].split()[1]) > 20  # X is of both, left and right
+    single = harness.run(replace(setting, mirror=False), seed=1)
+    assert single["mirrored"] != single["accuracy"] and 1 <= single["effective_rank"] <= 8
+    utils.on_stand_in = True
+    with pytest.raises(RuntimeError, match="real CIFAR-10"):
+        harness.prepare(setting, seed=1)
+
+
+def run(setting, seed, validation):
+    if setting.name == "too large" and seed == 1:
+        raise MemoryError
+    return asdict(setting) | {"seed": seed, "accuracy": 50.0 + seed}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch):
     monkeypatch.setattr(harness, "ProcessPoolExecutor", lambda *_, **options: ThreadPoolExecutor(1))
     monkeypatch.setattr(harness, "run", run)
-    path, jobs = tmp_path / "table.csv", [(Setting(name), seed) for name in "ab" for seed in (1, 2)]
-    run_all(path, jobs[:3], validation=True)
-    run_all(path, [*jobs, (Setting("a", max_lr=0.5), 1)], validation=True)
-    assert "3 rows, 2 runs to do" in capsys.readouterr().out
+    return tmp_path / "table.csv"
+
+
+def test_a_stopped_experiment_resumes_with_the_runs_that_its_table_lacks(table, capsys):
+    jobs = [(Setting(name, block_rate=1), seed) for name in "ab" for seed in (1, 2)]
+    run_all(table, jobs[:3], validation=True)
+    run_all(table, [*jobs, (Setting("a", block_rate=1.0), 1), (Setting("a", max_lr=0.5), 1)], validation=True)
+    assert "3 runs, 2 to do" in capsys.readouterr().out
     with pytest.raises(MemoryError):  # after all others, whose rows are kept
-        run_all(path, [(Setting("too large"), seed) for seed in (1, 2)], validation=True)
-    rows = sorted((row["name"], row["seed"]) for row in harness.read(path))
+        run_all(table, [(Setting("too large"), seed) for seed in (1, 2)], validation=True)
+    rows = sorted((row["name"], row["seed"]) for row in read(table))
     assert rows == [("a", "1"), ("a", "1"), ("a", "2"), ("b", "1"), ("b", "2"), ("too large", "2")]
 
 
-@pytest.mark.parametrize("draw", [ablation.draw, published.draw])
-def test_every_figure_is_drawn_anew_from_the_committed_tables(draw, tmp_path):
-    draw(tmp_path)
-    (figure,) = tmp_path.iterdir()
-    assert figure.stat().st_size > 5_000 and (ablation.IMAGES / figure.name).exists()
+def test_a_table_of_before_a_field_or_a_column_keeps_its_rows_and_values(table):
+    table.write_text("name,max_lr,seed,accuracy\na,0.5,1,60.0\n")
+    harness.append(table, [asdict(Setting("b")) | dict(seed=1, accuracy=70.0, time=3)])
+    old, new = read(table)
+    assert harness.job(old) == (Setting("a", max_lr=0.5), 1) and (old["accuracy"], old["time"]) == ("60.0", "")
+    assert harness.job(new) == (Setting("b"), 1) and (new["accuracy"], new["time"]) == ("70.0", "3")
 
 
-def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other_and_the_curves_end_as_theirs_do():
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])
+def test_after_ctrl_c_or_on_a_full_disk_no_queued_run_starts_and_what_is_written_stays(table, monkeypatch, error):
+    run_all(table, [(Setting("b"), 1)], validation=True)
+    started = Mock(wraps=run)
+    monkeypatch.setattr(harness, "run", started)
+    monkeypatch.setattr(csv.DictWriter, "writerows", Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        run_all(table, [(Setting("a"), seed) for seed in range(9)], validation=True)
+    assert len(read(table)) == 1 and started.call_count <= torch.get_num_threads()
+
+
+def test_the_committed_figures_are_drawn_from_the_committed_tables(tmp_path):
+    ablation.draw(tmp_path)
+    published.draw(tmp_path)
+    for path in tmp_path.iterdir():
+        comments = [PIL.Image.open(folder / path.name).text["Comment"] for folder in (tmp_path, ablation.IMAGES)]
+        assert comments[0] == comments[1] and len(comments[0]) > 100, f"{path.name}: run python -m experiments.readme"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_the_committed_tables_hold_every_run_of_their_scripts_and_no_other():
     for path, jobs in {ablation.CSV: ablation.JOBS, tuning.CSV: tuning.JOBS}.items():
-        runs = [harness.known(row) for row in harness.read(path)]
-        jobs = [harness.known(harness.asdict(setting) | {"seed": seed}) for setting, seed in jobs]
-        assert sorted(runs) == sorted(jobs), path
-    told = [[row[key] for key in ("source", "seed", "name", "head_seed")] for row in harness.read(heads.CSV)]
-    new = [(*job[::-1], *head) for job in heads.JOBS for head in [(heads.OWN, job[0]), *heads.NEW]]
-    assert sorted(told) == sorted([str(value) for value in row] for row in new)
-    assert [row["name"] for row in harness.read(stall.CSV)] == 5 * [*stall.NETWORKS]
-    for row in harness.read(ablation.CSV):  # older rows have no curve
-        assert row["curve"].split()[-1:] in ([], [f"{float(row['accuracy']):.2f}"])
+        assert sorted(map(str, map(harness.job, read(path)))) == sorted(map(str, jobs)), path
+    assert [row["name"] for row in read(stall.CSV)] == 5 * [*stall.NETWORKS]
+
+
+def test_claim_the_blocks_lose_with_pytorchs_initialisation_less_with_ours_and_gain_with_residuals():
+    rows = read(ablation.CSV)
+    compared = (ablation.STALLED, ablation.OURS, ablation.RESIDUAL, ablation.LINEAR)
+    stalled, ours, residual, linear = (readme.difference(rows, setting, ablation.BARE) for setting in compared)
+    assert stalled[0] + 3 * stalled[1] < ours[0] and ours[0] + 3 * ours[1] < 0 < residual[0] - 2.5 * residual[1]
+    assert ours[0] < linear[0] < -2.5 * linear[1], "eight directions cost accuracy without attention, too"
+    assert max(values(rows, ablation.RESCALED.name)) < min(values(rows, ablation.OURS.name)), "variance is not enough"
+
+
+def test_claims_of_the_validation_images_pytorchs_initialisation_loses_ten_points_and_a_higher_rate_collapses():
+    means = {setting: statistics.mean(values(read(tuning.CSV), setting.name)) for setting in tuning.SETTINGS}
+    assert max(means, key=means.get).name == "none", "a change of ours has a higher mean"
+    default = [mean for setting, mean in means.items() if setting.init == "default"]
+    assert max(default) < min(values(read(tuning.CSV), "none")) - 10
+    tenth, full = (values(read(tuning.CSV), f"max_lr 0.03{end}") for end in ("", ", blocks at max_lr"))
+    assert len(tenth) == len(full) == 3 and min(tenth) > 60 and max(full) < 20
+
+
+def test_claim_uniform_rows_pass_one_direction_pytorchs_no_more_and_ours_loses_variance_in_the_first_block_only():
+    rows = read(stall.CSV)
+    for name, low, high in ((stall.UNIFORM, 1, 1), (ablation.STALLED.name, 1, 1), (stall.NO_SOFTMAX, 5, 8)):
+        assert low <= min(values(rows, name, "directions")) <= max(values(rows, name, "directions")) <= high, name
+    after = [values(rows, ablation.OURS.name, f"after block {number}") for number in (1, 4)]
+    assert after[0] == pytest.approx(after[1], rel=0.05)
