@@ -97,8 +97,9 @@ def draw_steps(rows, path):
 def draw(images=IMAGES):
     """Both figures of ablation.csv, into a folder."""
     with plt.rc_context({"font.size": 15}):  # legible on a phone
-        draw_curves(read(CSV), images / "curves.png")
-        draw_steps(read(CSV), images / "steps.png")
+        rows = read(CSV)
+        draw_curves(rows, images / "curves.png")
+        draw_steps(rows, images / "steps.png")
 
 
 if __name__ == "__main__":

@@ -95,15 +95,18 @@ class Setting:
                 raise ValueError(f"{self.name}: {field} {getattr(self, field)!r} is none of {', '.join(known)}")
 
 
-def build(setting):
-    """The network of a setting."""
+def build(setting, images=None):
+    """The network of a setting; ``images``, normalised (B, 3, 32, 32), are what ``rescale`` needs."""
     model = UltimusNet() if setting.mirror else OneImage()
     STEMS[setting.stem](model.stem)
     kind, replace = HEADS[setting.head]
     model.blocks = nn.Sequential(*[kind() for _ in range(4)])
     model.init_as_projection()
     replace(model)
-    return model if setting.init == "projection" else utils.with_default_init(model)
+    model = model if setting.init == "projection" else utils.with_default_init(model)
+    if setting.init == "rescaled":
+        rescale(model, images)
+    return model
 
 
 @torch.no_grad()
@@ -142,9 +145,7 @@ def prepare(setting, seed, validation=False, device=None):
     training, held_out = splits(data, validation)
     torch.manual_seed(seed)
     device = device or utils.pick_device()
-    model = build(setting).to(device)
-    if setting.init == "rescaled":
-        rescale(model, utils.normalize(training[0][:512].to(device)))
+    model = build(setting, utils.normalize(training[0][:512])).to(device)
     batches = utils.Batches(*training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment])
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
     scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)

@@ -106,7 +106,7 @@ def variants(rows):
         runs, ranks = (values(rows, setting.name, column) for column in ("accuracy", "effective_rank"))
         against = "" if setting == ablation.BARE else signed(*difference(rows, setting, ablation.BARE))
         lines.append([setting.name, mean_and_deviation(runs), str(len(runs)), against, lowest_to_highest(ranks)])
-    header = ["network", "test accuracy (%):", "runs:", "against *no blocks*:", "effective rank:"]
+    header = ["network", "test accuracy (%):", "runs:", "against *no blocks* (± standard error):", "effective rank:"]
     return table(header, lines)
 
 

@@ -13,7 +13,7 @@ import torch
 
 import utils
 from experiments.ablation import OURS, RESCALED, RESIDUAL, STALLED
-from experiments.harness import append, build, prepare, rescale
+from experiments.harness import append, build, prepare
 
 CSV = Path(__file__).with_name("stall.csv")
 UNIFORM, NO_SOFTMAX = "PyTorch's initialisation, uniform rows of AM", "PyTorch's initialisation, no softmax: Z = V / √8"
@@ -28,15 +28,13 @@ def without_softmax(block, x):
 
 def network(name, images):
     """The untrained network of this name."""
-    model = build(NETWORKS[name])
+    model = build(NETWORKS[name], images)
     for block in model.blocks:
         if name == UNIFORM:
             torch.nn.init.zeros_(block.query.weight)
             torch.nn.init.zeros_(block.query.bias)
         if name == NO_SOFTMAX:
             block.attend = functools.partial(without_softmax, block)
-    if name == RESCALED.name:
-        rescale(model, images)
     return model
 
 

@@ -1,6 +1,8 @@
-"""Settings around ours on the validation images (``harness.splits``), not the test set: where they end, in tuning.csv.
+"""Settings around ours on the validation images (``harness.splits``), not the test set.
 
-python -m experiments.tuning
+    python -m experiments.tuning
+
+Where they end, into tuning.csv.
 """
 
 from pathlib import Path
