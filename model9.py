@@ -9,8 +9,8 @@
       4 x Ultimus                            (B, 48)            K, Q, V: 48 > 8, Out: 8 > 48
       fully connected                        (B, 10)            logits
 
-25,978 parameters. An image and its mirror image have the same logits. In eval mode they do not depend on the rest of
-the batch.
+25,978 parameters. An image and its mirror image have the same logits. In eval mode they do not
+depend on the rest of the batch.
 """
 
 from collections import OrderedDict
@@ -20,7 +20,8 @@ from torch import nn
 
 
 class Ultimus(nn.Module):
-    """One ULTIMUS block: attention between the 8 entries of one image's Q and K (assignment, step 4)."""
+    """One ULTIMUS block: attention between the 8 entries of one image's Q and K (assignment, step
+    4)."""
 
     def __init__(self):
         super().__init__()
@@ -53,9 +54,14 @@ class Ultimus(nn.Module):
 
 
 def convolution(in_channels, out_channels, pool, average, dilation=1):
-    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and an average pool, which halves the sides."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False)
-    layers = OrderedDict(conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), average=average)
+    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and an average pool, which halves the
+    sides."""
+    conv = nn.Conv2d(
+        in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False
+    )
+    layers = OrderedDict(
+        conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), average=average
+    )
     return nn.Sequential(layers)
 
 
@@ -78,21 +84,23 @@ class UltimusNet(nn.Module):
     def init_as_projection(self, c=0.25):
         """Initialise each block as nearly the projection on the same eight directions.
 
-        The rows of ``basis`` are orthonormal. Each has the sum zero, so that the means of the entries of X, which are
-        similar and positive, nearly cancel in k = basis x. With query biases of about +c, -c, +c, ... and
-        v = (+1, -1, +1, ...) + c mean(k), to first order in k,
+        The rows of ``basis`` are orthonormal. Each has the sum zero, so that the means of the
+        entries of X, which are similar and positive, nearly cancel in k = basis x. With query
+        biases of about +c, -c, +c, ... and v = (+1, -1, +1, ...) + c mean(k), to first order in k,
 
             Z = c/sqrt(8) k,   out = basis^T sqrt(8)/c Z = basis^T basis x
 
-        so four blocks in a row pass the eight directions on nearly unchanged (the aim of orthogonal initialisation,
-        Saxe et al., https://arxiv.org/abs/1312.6120). Out maps 8 numbers to 48: no block passes more. The notebook
-        derives it.
+        so four blocks in a row pass the eight directions on nearly unchanged (the aim of orthogonal
+        initialisation, Saxe et al., https://arxiv.org/abs/1312.6120). Out maps 8 numbers to 48: no
+        block passes more. The notebook derives it.
 
         Args:
             c: mean size of a query bias.
         """
         basis = zero_sum_columns(48, 8).T  # (8, 48)
-        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(2)  # rows of AM that start equal would stay equal
+        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(
+            2
+        )  # rows of AM that start equal would stay equal
         signs = torch.tensor([1.0, -1.0]).repeat(4)
         for block in self.blocks:
             for layer in (block.key, block.query, block.value, block.out):
@@ -114,14 +122,16 @@ class UltimusNet(nn.Module):
         """
         if images.shape[1:] != (3, 32, 32) or not images.is_floating_point():
             got = f"got {images.dtype} images of shape {tuple(images.shape)}"
-            raise ValueError(f"{got}; UltimusNet wants normalised float images of shape (batch, 3, 32, 32)")
+            raise ValueError(
+                f"{got}; UltimusNet wants normalised float images of shape (batch, 3, 32, 32)"
+            )
         return self.fc(self.blocks(self.features(images)))  # (B, 10)
 
     def features(self, images):
         """X, the input of the blocks: normalised images (B, 3, 32, 32) to (B, 48).
 
-        X is the mean over an image and its mirror image. So it is the same for both: an average over a group is
-        invariant to it (Cohen & Welling 2016, https://arxiv.org/abs/1602.07576).
+        X is the mean over an image and its mirror image. So it is the same for both: an average
+        over a group is invariant to it (Cohen & Welling 2016, https://arxiv.org/abs/1602.07576).
         """
         both = torch.cat([images, images.flip(3)])  # (2B, 3, 32, 32)
         x, mirrored = self.pool(self.stem(both)).flatten(1).chunk(2)  # (B, 48) each

@@ -2,8 +2,9 @@
 
 import os
 
-# libgomp: a thread of PyTorch that waits for another holds its core for a while. On some processors this halves the
-# speed of two trainings at once (experiments/README.md). Only what is set before the import of torch counts.
+# libgomp: a thread of PyTorch that waits for another holds its core for a while. On some processors
+# this halves the speed of two trainings at once (experiments/README.md). Only what is set before
+# the import of torch counts.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
@@ -42,21 +43,28 @@ STD = (0.2470, 0.2435, 0.2616)
 TIMEOUT = 30  # seconds to wait for a silent server
 STAND_IN = "synthetic stand-in"
 on_stand_in = False  # which images there are: only load_cifar10 sets it; logs, figures and output_folder read it
-Data = namedtuple("Data", "train_images train_labels test_images test_labels")  # uint8 (N, 3, 32, 32), int64 (N,)
+Data = namedtuple(
+    "Data", "train_images train_labels test_images test_labels"
+)  # uint8 (N, 3, 32, 32), int64 (N,)
 
 
 def output_folder(name=""):
-    """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder; for the stand-in, in one of its own."""
-    folder = Path(os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name).expanduser()
+    """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder; for the stand-in, in
+    one of its own."""
+    folder = Path(
+        os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name
+    ).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 def load_cifar10():
-    """Load CIFAR-10 as ``Data``, 50,000 training and 10,000 test images. Download what is missing or damaged.
+    """Load CIFAR-10 as ``Data``, 50,000 training and 10,000 test images. Download what is missing
+    or damaged.
 
-    The folder of ``cifar-10-batches-py`` is the environment variable ``CIFAR10_ROOT``, else ``data``. If the data
-    cannot be had, a synthetic stand-in takes their place. A banner, the log and each figure say so.
+    The folder of ``cifar-10-batches-py`` is the environment variable ``CIFAR10_ROOT``, else
+    ``data``. If the data cannot be had, a synthetic stand-in takes their place. A banner, the log
+    and each figure say so.
     """
     global on_stand_in
     root = Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
@@ -67,10 +75,20 @@ def load_cifar10():
             test = CIFAR10(root, train=False)  # checks all files
         except RuntimeError:  # missing or damaged
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / "download.lock"), contextlib.redirect_stderr(sys.stdout):  # the bar is no error
-                test = CIFAR10(root, train=False, download=True)  # of two first starts at once the second waits
+            with (
+                FileLock(root / "download.lock"),
+                contextlib.redirect_stderr(sys.stdout),
+            ):  # the bar is no error
+                test = CIFAR10(
+                    root, train=False, download=True
+                )  # of two first starts at once the second waits
         splits = CIFAR10(root), test
-    except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:  # network, disk, archive, proxy
+    except (
+        OSError,
+        http.client.HTTPException,
+        RuntimeError,
+        ValueError,
+    ) as error:  # network, disk, archive, proxy
         on_stand_in, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
             f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. No accuracy below says anything about CIFAR-10.\n"
@@ -84,14 +102,21 @@ def load_cifar10():
         data = Data(images[0], labels[0], images[1], labels[1])
     finally:
         socket.setdefaulttimeout(timeout)
-    print(f"{source}: {len(data.train_images):,} training and {len(data.test_images):,} test images")
+    print(
+        f"{source}: {len(data.train_images):,} training and {len(data.test_images):,} test images"
+    )
     return data
 
 
 def stand_in():
-    """Make ``Data`` with a tenth as many images as CIFAR-10: a smooth random pattern per class, under noise."""
+    """Make ``Data`` with a tenth as many images as CIFAR-10: a smooth random pattern per class,
+    under noise."""
     generator = torch.Generator().manual_seed(0)
-    patterns = F.interpolate(torch.randn(10, 3, 6, 6, generator=generator), size=32, mode="bicubic").mul(30).short()
+    patterns = (
+        F.interpolate(torch.randn(10, 3, 6, 6, generator=generator), size=32, mode="bicubic")
+        .mul(30)
+        .short()
+    )
     labels = torch.randint(10, (6_000,), generator=generator)
     noise = torch.randint(-90, 91, (6_000, 3, 32, 32), generator=generator, dtype=torch.int16)
     images = noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8)
@@ -99,31 +124,41 @@ def stand_in():
 
 
 def load_picture(path):
-    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError: grey of over 8 bits."""
+    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError:
+    grey of over 8 bits."""
     picture = Image.open(path)
-    if picture.mode[0] in "IF":  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
+    if (
+        picture.mode[0] in "IF"
+    ):  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
         raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
     picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
-    white = Image.new("RGBA", picture.size, "white")  # behind transparent pixels, as viewers show them
+    white = Image.new(
+        "RGBA", picture.size, "white"
+    )  # behind transparent pixels, as viewers show them
     picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
     picture = ImageOps.fit(picture, (32, 32), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
 def random_crop(images, padding=4):
-    """Shift each image by up to ``padding`` pixels and fill the border by reflection. (B, C, H, W) to the same."""
+    """Shift each image by up to ``padding`` pixels and fill the border by reflection. (B, C, H, W)
+    to the same."""
     size, device = len(images), images.device
     padded = F.pad(images, [padding] * 4, mode="reflect")
-    windows = padded.unfold(2, images.shape[2], 1).unfold(3, images.shape[3], 1)  # (B, C, 2p + 1, 2p + 1, H, W)
+    windows = padded.unfold(2, images.shape[2], 1).unfold(
+        3, images.shape[3], 1
+    )  # (B, C, 2p + 1, 2p + 1, H, W)
     down, right = torch.randint(2 * padding + 1, (2, size), device=device)
     return windows[torch.arange(size, device=device), :, down, right]  # (B, C, H, W)
 
 
 def normalize(images):
-    """uint8 (B, 3, H, W) to float32, per channel of mean 0 and deviation 1 over CIFAR-10. TypeError: not uint8.
+    """uint8 (B, 3, H, W) to float32, per channel of mean 0 and deviation 1 over CIFAR-10.
+    TypeError: not uint8.
 
-    On a CPU the result is channels last, with which the network trains faster. On a GPU it is not: with PyTorch from
-    before July 2026 some gradients would be wrong (https://github.com/pytorch/pytorch/issues/188344).
+    On a CPU the result is channels last, with which the network trains faster. On a GPU it is not:
+    with PyTorch from before July 2026 some gradients would be wrong
+    (https://github.com/pytorch/pytorch/issues/188344).
     """
     if images.dtype != torch.uint8:
         raise TypeError(f"got {images.dtype} images; normalize wants uint8 pixels from 0 to 255")
@@ -138,16 +173,20 @@ def _statistics(device):
 
 
 class Batches:
-    """Batches of images, uint8 (N, 3, 32, 32), and labels, int64 (N,), augmented and normalised on one device.
+    """Batches of images, uint8 (N, 3, 32, 32), and labels, int64 (N,), augmented and normalised on
+    one device.
 
     There they stay as bytes, without the workers and copies of a DataLoader: an idea of
-    https://github.com/KellerJordan/cifar10-airbench. ``shuffle``: in a new random order each time. ``transform`` maps a
-    batch of uint8 images to another; ``random_crop`` for training. ValueError: no images, or not one label for each.
+    https://github.com/KellerJordan/cifar10-airbench. ``shuffle``: in a new random order each time.
+    ``transform`` maps a batch of uint8 images to another; ``random_crop`` for training. ValueError:
+    no images, or not one label for each.
     """
 
     def __init__(self, images, labels, device="cpu", batch_size=512, shuffle=False, transform=None):
         if not len(images) == len(labels) > 0:
-            raise ValueError(f"got {len(images)} images and {len(labels)} labels, not an equal number above zero")
+            raise ValueError(
+                f"got {len(images)} images and {len(labels)} labels, not an equal number above zero"
+            )
         self.images, self.labels = images.to(device), labels.to(device)
         self.batch_size, self.shuffle = batch_size, shuffle
         self.transform = transform or (lambda images: images)
@@ -168,13 +207,18 @@ class Batches:
 
 
 def pick_device():
-    """The GPU, if a convolution works on it; else the CPU. Says why a GPU that is there is not used."""
+    """The GPU, if a convolution works on it; else the CPU. Says why a GPU that is there is not
+    used."""
     if torch.cuda.is_available():
         try:
             nn.Conv2d(3, 3, 3, device="cuda")(torch.ones(1, 3, 8, 8, device="cuda")).sum().item()
             return torch.device("cuda")
-        except Exception as error:  # of several kinds: no kernels for this GPU, no memory left on it
-            print(f"The CPU is used: a small convolution fails on the GPU ({type(error).__name__}: {error})")
+        except (
+            Exception
+        ) as error:  # of several kinds: no kernels for this GPU, no memory left on it
+            print(
+                f"The CPU is used: a small convolution fails on the GPU ({type(error).__name__}: {error})"
+            )
     return torch.device("cpu")
 
 
@@ -183,34 +227,46 @@ def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    name = re.search(r"model name\s*: (.*)", cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
+    name = (
+        re.search(r"model name\s*: (.*)", cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
+    )
     return f"{name[1] if name else 'CPU'}, {torch.get_num_threads()} threads"
 
 
 def adam(model):
-    """Adam with two groups of parameters: first all others, last the blocks, which may have a rate of their own."""
+    """Adam with two groups of parameters: first all others, last the blocks, which may have a rate
+    of their own."""
     blocks = set(model.blocks.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in blocks]
-    optimizer = torch.optim.Adam([{"params": others}, {"params": list(model.blocks.parameters())}], fused=True)
-    optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())  # of the caller's autocast: old weights
+    optimizer = torch.optim.Adam(
+        [{"params": others}, {"params": list(model.blocks.parameters())}], fused=True
+    )
+    optimizer.register_step_post_hook(
+        lambda *_: torch.clear_autocast_cache()
+    )  # of the caller's autocast: old weights
     return optimizer
 
 
 def one_cycle(optimizer, epochs, steps_per_epoch, max_lr):
-    """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it after each batch.
+    """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it
+    after each batch.
 
-    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as in the published
-    solution, which also cycles beta1. ``max_lr``: a rate, or a list of one per group. ValueError: fewer than six steps.
+    From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as in
+    the published solution, which also cycles beta1. ``max_lr``: a rate, or a list of one per group.
+    ValueError: fewer than six steps.
     """
     shape = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
     steps = epochs * steps_per_epoch
     if steps < 6:
         raise ValueError(f"got {steps} steps in all; the policy needs six")
-    return torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr, steps, **shape, cycle_momentum=False)
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, max_lr, steps, **shape, cycle_momentum=False
+    )
 
 
 def find_lr(model, batches, max_lr, block_rate, steps=100):
-    """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1, on a copy of the model.
+    """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1, on a copy of the
+    model.
 
     The figure marks ``max_lr``. The blocks have ``block_rate`` of the rate, as in training.
     """
@@ -223,20 +279,29 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     others, blocks = optimizer.param_groups
     optimizer.register_step_pre_hook(lambda *_: blocks.update(lr=block_rate * others["lr"]))
     finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss())
-    with mock.patch.object(lr_finder, "tqdm", iter), contextlib.redirect_stdout(io.StringIO()):  # no bar, no widget
+    with (
+        mock.patch.object(lr_finder, "tqdm", iter),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):  # no bar, no widget
         finder.range_test(TrainDataLoaderIter(batches), start_lr=1e-4, end_lr=1.0, num_iter=steps)
 
     figure, axes = plt.subplots(figsize=(7, 4))
     finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
-    axes.set(title=f"LR range test and max_lr = {max_lr}", xlabel="learning rate", ylabel="training loss (smoothed)")
+    axes.set(
+        title=f"LR range test and max_lr = {max_lr}",
+        xlabel="learning rate",
+        ylabel="training loss (smoothed)",
+    )
     return _save(figure, "lr_finder.png")
 
 
 def train(model, device, batches, optimizer, scheduler, epoch):
-    """Train for one epoch, with a bar in the format of the published log. Returns (mean loss, accuracy in %).
+    """Train for one epoch, with a bar in the format of the published log. Returns (mean loss,
+    accuracy in %).
 
-    Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU wait for Python.
-    ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not finite. ValueError: no batches.
+    Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU
+    wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not
+    finite. ValueError: no batches.
     """
     model.train()
     losses, correct, seen = [], 0, 0
@@ -253,11 +318,18 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean, percent = sum(torch.stack(losses).tolist()) / seen, 100 * correct.item() / seen
+                mean, percent = (
+                    sum(torch.stack(losses).tolist()) / seen,
+                    100 * correct.item() / seen,
+                )
                 if not math.isfinite(mean):
                     where = f"in epoch {epoch} by step {step} of {len(batches)}, at LR {scheduler.get_last_lr()[0]:.6g}"
-                    raise FloatingPointError(f"the loss is {mean} {where}: lower max_lr, or look for NaN in the images")
-                bar.set_description(f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False)
+                    raise FloatingPointError(
+                        f"the loss is {mean} {where}: lower max_lr, or look for NaN in the images"
+                    )
+                bar.set_description(
+                    f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False
+                )
             scheduler.step()
     if not seen:
         raise ValueError("there are no batches to train on")
@@ -278,9 +350,13 @@ def eval_mode(model):
 
 
 def predict(model, device, batches, function=None):
-    """Logits (N, classes), or ``function`` of the images, and labels (N,), of one pass in eval mode."""
+    """Logits (N, classes), or ``function`` of the images, and labels (N,), of one pass in eval
+    mode."""
     with eval_mode(model):
-        pairs = [((function or model)(images.to(device)), labels.to(device)) for images, labels in batches]
+        pairs = [
+            ((function or model)(images.to(device)), labels.to(device))
+            for images, labels in batches
+        ]
     if not pairs:
         raise ValueError("there are no batches to predict")
     return tuple(map(torch.cat, zip(*pairs)))
@@ -303,18 +379,23 @@ def test(model, device, batches):
 def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs, history):
     """Train for ``epochs`` and test after each, in the format of the published log.
 
-    Each finished epoch is appended to the empty list ``history``, so that a stopped training keeps it: a dict of epoch,
-    lr (of its first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds. ValueError: used before.
+    Each finished epoch is appended to the empty list ``history``, so that a stopped training keeps
+    it: a dict of epoch, lr (of its first step), train_loss, train_accuracy, test_loss,
+    test_accuracy, seconds. ValueError: used before.
     """
     if history or scheduler.last_epoch:
-        raise ValueError("history or scheduler has been used: make model, optimizer, scheduler and history anew")
+        raise ValueError(
+            "history or scheduler has been used: make model, optimizer, scheduler and history anew"
+        )
     if on_stand_in:
         print(f"[{STAND_IN}]")
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
         row = {"epoch": epoch, "lr": scheduler.get_last_lr()[0]}
         print(f"EPOCH: {epoch} (LR: {row['lr']})")
-        row["train_loss"], row["train_accuracy"] = train(model, device, train_batches, optimizer, scheduler, epoch)
+        row["train_loss"], row["train_accuracy"] = train(
+            model, device, train_batches, optimizer, scheduler, epoch
+        )
         row["test_loss"], row["test_accuracy"] = test(model, device, test_batches)
         row["seconds"] = time.perf_counter() - started
         history.append(row)
@@ -332,7 +413,8 @@ def with_default_init(model):
 
 
 class Residual(Ultimus):
-    """A block with a residual (He et al., https://arxiv.org/abs/1512.03385). The assignment has none."""
+    """A block with a residual (He et al., https://arxiv.org/abs/1512.03385). The assignment has
+    none."""
 
     def forward(self, x):
         return x + super().forward(x)  # (B, 48)
@@ -348,23 +430,30 @@ def block_outputs(model, images):
 
 
 def remaining_variance(model, images):
-    """Variance between normalised images, summed over the entries of X and of each block's output, per that of X."""
+    """Variance between normalised images, summed over the entries of X and of each block's output,
+    per that of X."""
     variances = [x.var(0).sum().item() for x in block_outputs(copy.deepcopy(model).train(), images)]
     return [variance / variances[0] for variance in variances]
 
 
 def spectrum(model, images):
-    """The 9 largest singular values of d logits / dX, without the mean of the logits, which the softmax ignores.
+    """The 9 largest singular values of d logits / dX, without the mean of the logits, which the
+    softmax ignores.
 
     Means over normalised images (B, 3, 32, 32), in the mode of the model, which is left alone.
     """
     head = torch.func.jacrev(lambda one: model.fc(model.blocks(one[None]))[0])  # of (48,) to (10,)
-    jacobian = torch.func.vmap(head)(copy.deepcopy(model).features(images).detach()).detach()  # (B, 10, 48)
-    return torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0)[:9].tolist()
+    jacobian = torch.func.vmap(head)(
+        copy.deepcopy(model).features(images).detach()
+    ).detach()  # (B, 10, 48)
+    return (
+        torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0)[:9].tolist()
+    )
 
 
 def directions(model, images):
-    """How many directions of X reach the logits: values of the ``spectrum`` above a hundredth of the largest."""
+    """How many directions of X reach the logits: values of the ``spectrum`` above a hundredth of
+    the largest."""
     values = spectrum(model, images)
     return sum(value > 0.01 * values[0] for value in values)
 
@@ -373,11 +462,14 @@ def directions(model, images):
 
 
 def _save(figure, name):
-    """Save a figure as images/``name``, marked if its data are the stand-in; return it for display."""
+    """Save a figure as images/``name``, marked if its data are the stand-in; return it for
+    display."""
     if on_stand_in:
         figure.text(0.5, 1.01, f"[{STAND_IN}]", ha="center", va="bottom", color="C3", weight="bold")
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once, so that the file and the display are the same picture
+    figure.set_layout_engine(
+        "none"
+    )  # laid out once, so that the file and the display are the same picture
     figure.savefig(output_folder("images") / name, bbox_inches="tight")
     plt.close(figure)  # a notebook would show it a second time
     return figure
@@ -402,15 +494,22 @@ def plot_samples(batches):
 
 
 def plot_blocks(networks, images):
-    """What untrained blocks pass on, for several networks, {name: model}, and normalised images (B, 3, 32, 32)."""
+    """What untrained blocks pass on, for several networks, {name: model}, and normalised images (B,
+    3, 32, 32)."""
     figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
     for name, model in networks.items():
         variances, values = remaining_variance(model, images), spectrum(model, images)
         panels[0].semilogy(range(len(variances)), variances, marker="o", label=name)
         panels[1].semilogy(range(1, 10), np.array(values) / values[0], marker="o")
-    panels[0].set(title="Variance\nbetween images", xlabel="after block", ylabel="share of that of X")
+    panels[0].set(
+        title="Variance\nbetween images", xlabel="after block", ylabel="share of that of X"
+    )
     panels[0].set(xticks=range(len(variances)))
-    panels[1].set(title="Singular values\nfrom X to the logits", xlabel="index", ylabel="relative to the largest")
+    panels[1].set(
+        title="Singular values\nfrom X to the logits",
+        xlabel="index",
+        ylabel="relative to the largest",
+    )
     panels[1].set(ylim=(1e-6, 3), xticks=range(1, 10))  # below is rounding
     for axes in panels:
         axes.grid(alpha=0.3)
@@ -419,7 +518,8 @@ def plot_blocks(networks, images):
 
 
 def plot_schedule(epochs, steps_per_epoch, max_lr, block_rate):
-    """The learning rates of each step of ``one_cycle``: of the blocks, ``block_rate`` of the others'."""
+    """The learning rates of each step of ``one_cycle``: of the blocks, ``block_rate`` of the
+    others'."""
     optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
     scheduler = one_cycle(optimizer, epochs, steps_per_epoch, [max_lr, block_rate * max_lr])
     rates = []
@@ -428,7 +528,9 @@ def plot_schedule(epochs, steps_per_epoch, max_lr, block_rate):
         optimizer.step()
         scheduler.step()
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot(np.arange(len(rates)) / steps_per_epoch, rates, label=["convolutions, last layer", "blocks"])
+    axes.plot(
+        np.arange(len(rates)) / steps_per_epoch, rates, label=["convolutions, last layer", "blocks"]
+    )
     axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
     axes.legend()
     return _save(figure, "lr_schedule.png")
@@ -440,7 +542,9 @@ def plot_history(history):
     epochs = [row["epoch"] for row in history]
     for axes, quantity, unit in zip(panels, ("loss", "accuracy"), ("", " (%)")):
         for split in ("train", "test"):
-            axes.plot(epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split)
+            axes.plot(
+                epochs, [row[f"{split}_{quantity}"] for row in history], marker=".", label=split
+            )
         axes.set(title=f"Training and test {quantity}", xlabel="epoch", ylabel=quantity + unit)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -482,19 +586,28 @@ def plot_confusion(labels, predicted):
 def plot_attention(model, images, labels):
     """The attention map of each block beside a few images, uint8 (B, 3, 32, 32), in eval mode."""
     with eval_mode(model):
-        maps = [block.attend(x)[0].cpu() for block, x in zip(model.blocks, block_outputs(model, normalize(images)))]
+        maps = [
+            block.attend(x)[0].cpu()
+            for block, x in zip(model.blocks, block_outputs(model, normalize(images)))
+        ]
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
     shown = torch.cat([torch.tensor([uniform]), *(am.flatten() for am in maps)])
     half = (shown - uniform).abs().max().item()  # of the colour scale
     shape = len(images), 1 + len(maps)
-    figure, grid = plt.subplots(*shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False)
+    figure, grid = plt.subplots(
+        *shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False
+    )
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
-            picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=uniform - half, vmax=uniform + half)
+            picture = axes.imshow(
+                am.numpy(), cmap="RdBu_r", vmin=uniform - half, vmax=uniform + half
+            )
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
     if maps:
-        colorbar = figure.colorbar(picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}")
+        colorbar = figure.colorbar(
+            picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}"
+        )
         colorbar.ax.set_ylim(shown.min().item(), shown.max().item())
     figure.suptitle("Attention maps of single images")
     return _save(figure, "attention_maps.png")

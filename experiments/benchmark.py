@@ -2,10 +2,11 @@
 
     python -m experiments.benchmark [--device cuda]
 
-Trains for one epoch in three ways, in turn, five times over: *a usual*, torchvision's transforms on each image, a
-DataLoader with two workers and a bar that reads the loss in each step; *b ours*, ``utils.Batches`` and ``utils.train``;
-*c floor*, forward, backward and Adam on one batch. On a CPU, it then trains ours alone and beside another. When all is
-measured, it is printed and written to benchmark_cpu.txt or benchmark_cuda.txt.
+Trains for one epoch in three ways, in turn, five times over: *a usual*, torchvision's transforms on
+each image, a DataLoader with two workers and a bar that reads the loss in each step; *b ours*,
+``utils.Batches`` and ``utils.train``; *c floor*, forward, backward and Adam on one batch. On a CPU,
+it then trains ours alone and beside another. When all is measured, it is printed and written to
+benchmark_cpu.txt or benchmark_cuda.txt.
 """
 
 import argparse
@@ -48,7 +49,9 @@ def usual(model, device, loader, optimizer, scheduler):
         scheduler.step()
         correct += logits.argmax(1).eq(labels).sum().item()
         seen += len(labels)
-        bar.set_description(f"Batch_id={step} Loss={loss.item():.5f} Accuracy={100 * correct / seen:.2f}%")
+        bar.set_description(
+            f"Batch_id={step} Loss={loss.item():.5f} Accuracy={100 * correct / seen:.2f}%"
+        )
 
 
 def floor(model, optimizer, images, labels, steps):
@@ -84,7 +87,10 @@ def crowded(spins, trainings):
     """The mean ``pace`` of some trainings at once."""
     training = [sys.executable, "-c", "from experiments.benchmark import pace; print(pace())"]
     environment = os.environ | {"GOMP_SPINCOUNT": spins}
-    running = [subprocess.Popen(training, env=environment, stdout=subprocess.PIPE) for _ in range(trainings)]
+    running = [
+        subprocess.Popen(training, env=environment, stdout=subprocess.PIPE)
+        for _ in range(trainings)
+    ]
     return statistics.mean(float(process.communicate()[0]) for process in running)
 
 
@@ -96,9 +102,13 @@ def main():
     (model, _, batches, optimizer, scheduler), _ = prepare(OURS, seed=1, device=device)
     images, labels = next(iter(batches))
     crop = transforms.RandomCrop(32, padding=4, padding_mode="reflect")
-    per_image = transforms.Compose([crop, transforms.ToTensor(), transforms.Normalize(utils.MEAN, utils.STD)])
+    per_image = transforms.Compose(
+        [crop, transforms.ToTensor(), transforms.Normalize(utils.MEAN, utils.STD)]
+    )
     dataset = CIFAR10(os.environ.get("CIFAR10_ROOT") or "data", transform=per_image)
-    loader = DataLoader(dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda")
+    loader = DataLoader(
+        dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"
+    )
     ways = {
         "a usual": lambda: usual(model, device, loader, optimizer, scheduler),
         "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
@@ -109,17 +119,25 @@ def main():
     repetitions = [[seconds(epoch, device) for epoch in ways.values()] for _ in range(REPETITIONS)]
     ratios = [statistics.median(times[i] / times[i + 1] for times in repetitions) for i in (0, 1)]
 
-    lines = [f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n"]
+    lines = [
+        f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n"
+    ]
     lines.append("| way | seconds per epoch | images per second |\n| --- | ---: | ---: |")
     for way, times in zip(ways, zip(*repetitions)):
         median = statistics.median(times)
         lines.append(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
-    lines.append("\na/b = {:.2f}, b/c = {:.3f} (medians of the ratios in each repetition)\n".format(*ratios))
+    lines.append(
+        "\na/b = {:.2f}, b/c = {:.3f} (medians of the ratios in each repetition)\n".format(*ratios)
+    )
 
     if device.type == "cpu":
-        lines.append("| steps per second, medians of 3 | alone | each of two |\n| --- | ---: | ---: |")
+        lines.append(
+            "| steps per second, medians of 3 | alone | each of two |\n| --- | ---: | ---: |"
+        )
         for spins, label in SPINS.items():
-            alone, two = (statistics.median(crowded(spins, count) for _ in range(3)) for count in (1, 2))
+            alone, two = (
+                statistics.median(crowded(spins, count) for _ in range(3)) for count in (1, 2)
+            )
             lines.append(f"| GOMP_SPINCOUNT={spins}, {label} | {alone:.1f} | {two:.1f} |")
     text = "\n".join(lines) + "\n"
     print(text)

@@ -2,8 +2,8 @@
 
     python -m experiments.published
 
-Draws images/published.png from ablation.csv (ours) and published.csv: one row for each solution, as its own log has it,
-with the commit and the file that were read.
+Draws images/published.png from ablation.csv (ours) and published.csv: one row for each solution, as
+its own log has it, with the commit and the file that were read.
 """
 
 import statistics
@@ -17,11 +17,17 @@ from experiments.harness import read, values
 CSV = Path(__file__).with_name("published.csv")
 CHANCE = 10  # per cent, of ten classes
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
-NAMED = ["shreyash-99", "MPGarg", "abhyuditjain", "ajinkyakhadilkar"]  # from the left, so that no line crosses a name
+NAMED = [
+    "shreyash-99",
+    "MPGarg",
+    "abhyuditjain",
+    "ajinkyakhadilkar",
+]  # from the left, so that no line crosses a name
 
 
 def draw(images=ablation.IMAGES):
-    """Every solution of published.csv as a dot over its test accuracy at the end, and the mean of ours."""
+    """Every solution of published.csv as a dot over its test accuracy at the end, and the mean of
+    ours."""
     ours = statistics.mean(values(read(ablation.CSV), "ours"))
     rows = sorted(read(CSV), key=lambda row: -float(row["accuracy"]))
     field = [float(row["accuracy"]) for row in rows]
@@ -35,7 +41,14 @@ def draw(images=ablation.IMAGES):
     axes.text(ours, 0.7, f"ours\n{ours:.2f}", ha="center", fontsize=18, color="C0", weight="bold")
     heap = sum(abs(value - CHANCE) < 1 for value in field)
     axes.axvline(CHANCE, color="C3", linestyle=":", zorder=0)
-    axes.text(CHANCE + 2, heap - 1, f"chance: {heap} of {len(field)}", va="center", fontsize=16, color="C3")
+    axes.text(
+        CHANCE + 2,
+        heap - 1,
+        f"chance: {heap} of {len(field)}",
+        va="center",
+        fontsize=16,
+        color="C3",
+    )
     for row, value, level in zip(rows, field, levels):
         owner = row["repository"].split("/")[0]
         if owner in NAMED:

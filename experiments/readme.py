@@ -2,9 +2,9 @@
 
     python -m experiments.readme
 
-A part stands between <!-- NAME --> and <!-- /NAME -->. The training log comes from the outputs of the notebook, the
-rest from the CSVs and benchmark_cpu.txt. A test fails when a page is not what this script would write. The figures of
-the tables are drawn anew.
+A part stands between <!-- NAME --> and <!-- /NAME -->. The training log comes from the outputs of
+the notebook, the rest from the CSVs and benchmark_cpu.txt. A test fails when a page is not what
+this script would write. The figures of the tables are drawn anew.
 """
 
 import re
@@ -25,7 +25,9 @@ READMES = ROOT / "README.md", ROOT / "experiments" / "README.md"
 def table(header, rows):
     """A Markdown table; a column whose name ends in a colon is aligned to the right."""
     rule = ["---:" if name.endswith(":") else "---" for name in header]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in ([name.rstrip(":") for name in header], rule, *rows))
+    return "\n".join(
+        f"| {' | '.join(cells)} |" for cells in ([name.rstrip(":") for name in header], rule, *rows)
+    )
 
 
 def mean_and_deviation(numbers):
@@ -59,10 +61,14 @@ def directions(name):
 def story(rows):
     """The four rows of README.md, and what they say."""
     runs = {label: values(rows, setting.name) for setting, (label, *_) in ablation.STORY.items()}
-    lines = [[label, mean_and_deviation(accuracies), str(len(accuracies))] for label, accuracies in runs.items()]
+    lines = [
+        [label, mean_and_deviation(accuracies), str(len(accuracies))]
+        for label, accuracies in runs.items()
+    ]
     variants = ablation.STALLED, ablation.RESCALED, ablation.OURS, ablation.RESIDUAL
     stalled, rescaled, ours, residual = (
-        (directions(setting.name), f"{abs(difference(rows, setting, ablation.BARE)[0]):.1f}") for setting in variants
+        (directions(setting.name), f"{abs(difference(rows, setting, ablation.BARE)[0]):.1f}")
+        for setting in variants
     )
     return (
         f"{table(['network', 'test accuracy (%):', 'runs:'], lines)}\n\n"
@@ -77,10 +83,14 @@ def story(rows):
 
 def steps(rows, best):
     """What each step adds, from the first above the best of the others."""
-    names = [setting.name.removeprefix("+ ") for setting in ablation.LADDER[1:-1]] + ["crop by 4, no flip"]
+    names = [setting.name.removeprefix("+ ") for setting in ablation.LADDER[1:-1]] + [
+        "crop by 4, no flip"
+    ]
     names[1] += f" (one of three runs falls to {min(values(rows, ablation.FASTER.name)):.2f})"
     pairs = zip(names, ablation.LADDER, ablation.LADDER[1:])
-    gains = "; ".join(f"{signed(*difference(rows, after, before))} {name}" for name, before, after in pairs)
+    gains = "; ".join(
+        f"{signed(*difference(rows, after, before))} {name}" for name, before, after in pairs
+    )
     mirror = difference(rows, ablation.MIRRORED, ablation.AVERAGED, "mirrored")
     first = statistics.mean(values(rows, ablation.POOLED.name))
     return (
@@ -103,10 +113,28 @@ def ladder(rows):
 def variants(rows):
     lines = []
     for setting in ablation.VARIANTS:
-        runs, ranks = (values(rows, setting.name, column) for column in ("accuracy", "effective_rank"))
-        against = "" if setting == ablation.BARE else signed(*difference(rows, setting, ablation.BARE))
-        lines.append([setting.name, mean_and_deviation(runs), str(len(runs)), against, lowest_to_highest(ranks)])
-    header = ["network", "test accuracy (%):", "runs:", "against *no blocks* (± standard error):", "effective rank:"]
+        runs, ranks = (
+            values(rows, setting.name, column) for column in ("accuracy", "effective_rank")
+        )
+        against = (
+            "" if setting == ablation.BARE else signed(*difference(rows, setting, ablation.BARE))
+        )
+        lines.append(
+            [
+                setting.name,
+                mean_and_deviation(runs),
+                str(len(runs)),
+                against,
+                lowest_to_highest(ranks),
+            ]
+        )
+    header = [
+        "network",
+        "test accuracy (%):",
+        "runs:",
+        "against *no blocks* (± standard error):",
+        "effective rank:",
+    ]
     return table(header, lines)
 
 
@@ -114,14 +142,20 @@ def tuning_table(rows):
     lines = []
     for setting in tuning.SETTINGS:
         runs = values(rows, setting.name, "mirrored")
-        lines.append([setting.name, ", ".join(f"{run:.2f}" for run in runs), f"{statistics.mean(runs):.2f}"])
-    return table(["change", "validation accuracy, both views, of seeds 1, 2, ... (%)", "mean:"], lines)
+        lines.append(
+            [setting.name, ", ".join(f"{run:.2f}" for run in runs), f"{statistics.mean(runs):.2f}"]
+        )
+    return table(
+        ["change", "validation accuracy, both views, of seeds 1, 2, ... (%)", "mean:"], lines
+    )
 
 
 def untrained_blocks(rows):
     lines = []
     for name in stall.NETWORKS:
-        shares = [lowest_to_highest(values(rows, name, f"after block {number}")) for number in (1, 4)]
+        shares = [
+            lowest_to_highest(values(rows, name, f"after block {number}")) for number in (1, 4)
+        ]
         lines.append([name, *shares, directions(name)])
     header = ["untrained network", "variance after block 1:", "after block 4:", "directions:"]
     return table(header, lines)
@@ -133,15 +167,25 @@ def parts(notebook):
     Raises ValueError: the notebook's training is not whole, or it ran on the stand-in.
     """
     cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    texts = ["".join("".join(out.get("text", "")) for out in cell["outputs"]) for cell in cells]  # printed by each
+    texts = [
+        "".join("".join(out.get("text", "")) for out in cell["outputs"]) for cell in cells
+    ]  # printed by each
     log = next((text for text in texts if "EPOCH: 1 " in text), "")
     took = re.search(r"training took (\S+) minutes", "".join(texts))
     if log.count("Test set: ") != EPOCHS or utils.STAND_IN in log or not took:
-        raise ValueError(f"the notebook has no log of {EPOCHS} epochs on CIFAR-10: run all of its cells first")
+        raise ValueError(
+            f"the notebook has no log of {EPOCHS} epochs on CIFAR-10: run all of its cells first"
+        )
     machine = next(text for text in texts if text.startswith("torch ")).strip()
-    training, test = re.findall(r"Accuracy=([\d.]+)%", log)[-1], re.findall(r"\(([\d.]+)%\)", log)[-1]
+    training, test = (
+        re.findall(r"Accuracy=([\d.]+)%", log)[-1],
+        re.findall(r"\(([\d.]+)%\)", log)[-1],
+    )
     rows = read(ablation.CSV)
-    ours, others = values(rows, ablation.OURS.name), [float(row["accuracy"]) for row in read(published.CSV)]
+    ours, others = (
+        values(rows, ablation.OURS.name),
+        [float(row["accuracy"]) for row in read(published.CSV)],
+    )
     return {
         "headline": f"**{mean_and_deviation(ours)} % on CIFAR-10's test set** (mean ± standard deviation of "
         f"{len(ours)} seeds). The best of {len(others)} other public solutions has {max(others):.2f} %.",
@@ -164,11 +208,14 @@ def parts(notebook):
 def fill(text, texts):
     """A README's text with each measured part renewed."""
     marked = r"<!-- (\w+) -->\n.*?<!-- /\1 -->"
-    return re.sub(marked, lambda m: f"<!-- {m[1]} -->\n{texts[m[1]]}\n<!-- /{m[1]} -->", text, flags=re.DOTALL)
+    return re.sub(
+        marked, lambda m: f"<!-- {m[1]} -->\n{texts[m[1]]}\n<!-- /{m[1]} -->", text, flags=re.DOTALL
+    )
 
 
 def main():
-    """Renew the measured parts and the figures of the tables. ValueError, before a file is written: as in ``parts``."""
+    """Renew the measured parts and the figures of the tables. ValueError, before a file is written:
+    as in ``parts``."""
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     texts = parts(notebook)
     for cell in notebook.cells:

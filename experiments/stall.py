@@ -1,4 +1,5 @@
-"""What untrained blocks pass on: the variance between images, and the directions of X that reach the logits.
+"""What untrained blocks pass on: the variance between images, and the directions of X that reach
+the logits.
 
     python -m experiments.stall
 
@@ -16,7 +17,10 @@ from experiments.ablation import OURS, RESCALED, RESIDUAL, STALLED
 from experiments.harness import append, build, prepare
 
 CSV = Path(__file__).with_name("stall.csv")
-UNIFORM, NO_SOFTMAX = "PyTorch's initialisation, uniform rows of AM", "PyTorch's initialisation, no softmax: Z = V / √8"
+UNIFORM, NO_SOFTMAX = (
+    "PyTorch's initialisation, uniform rows of AM",
+    "PyTorch's initialisation, no softmax: Z = V / √8",
+)
 NETWORKS = {STALLED.name: STALLED, UNIFORM: STALLED, NO_SOFTMAX: STALLED}  # name: setting
 NETWORKS |= {setting.name: setting for setting in (RESCALED, OURS, RESIDUAL)}
 

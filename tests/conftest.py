@@ -34,11 +34,21 @@ def small():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
     options = dict(images=images, labels=torch.arange(96) % 10, batch_size=16)
-    return utils.Batches(**options, shuffle=True, transform=utils.random_crop), utils.Batches(**options)
+    return utils.Batches(**options, shuffle=True, transform=utils.random_crop), utils.Batches(
+        **options
+    )
 
 
 @pytest.fixture
 def training(net, small):
     """Everything that ``utils.fit`` takes for two epochs, the history last."""
     optimizer = utils.adam(net)
-    return net, torch.device("cpu"), *small, optimizer, utils.one_cycle(optimizer, 2, 6, [0.005, 0.001]), 2, []
+    return (
+        net,
+        torch.device("cpu"),
+        *small,
+        optimizer,
+        utils.one_cycle(optimizer, 2, 6, [0.005, 0.001]),
+        2,
+        [],
+    )

@@ -35,7 +35,8 @@ def address(reply, requests):
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """``CIFAR10`` downloads a tiny archive of 5 x 20 and 20 images from this machine. The stand-in is tiny too."""
+    """``CIFAR10`` downloads a tiny archive of 5 x 20 and 20 images from this machine. The stand-in
+    is tiny too."""
     folder = tmp_path / "archive" / CIFAR10.base_folder
     folder.mkdir(parents=True)
     names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
@@ -47,7 +48,9 @@ def server(tmp_path, monkeypatch):
         tar.add(folder, CIFAR10.base_folder)
     archive = (tmp_path / "archive.tar.gz").read_bytes()
     monkeypatch.setattr(utils, "stand_in", lambda: utils.Data(7 * [0], 7 * [0], 2 * [0], 2 * [0]))
-    monkeypatch.setattr(CIFAR10, "train_list", [(name, None) for name in names[:5]])  # no checksum of its own
+    monkeypatch.setattr(
+        CIFAR10, "train_list", [(name, None) for name in names[:5]]
+    )  # no checksum of its own
     monkeypatch.setattr(CIFAR10, "test_list", [(names[5], None)])
     monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
     monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
@@ -56,8 +59,13 @@ def server(tmp_path, monkeypatch):
     return requests
 
 
-def test_what_is_missing_is_downloaded_and_what_is_there_is_read_the_right_way_up(server, tmp_path, monkeypatch, capfd):
-    root, line = tmp_path / "new" / "images", f"CIFAR-10 ({tmp_path}/new/images): 100 training and 20 test images\n"
+def test_what_is_missing_is_downloaded_and_what_is_there_is_read_the_right_way_up(
+    server, tmp_path, monkeypatch, capfd
+):
+    root, line = (
+        tmp_path / "new" / "images",
+        f"CIFAR-10 ({tmp_path}/new/images): 100 training and 20 test images\n",
+    )
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("CIFAR10_ROOT", "~/new/images")
     first = utils.load_cifar10()
@@ -76,7 +84,9 @@ def start(_):
     return len(utils.load_cifar10().train_images)
 
 
-def test_of_two_first_starts_at_once_one_downloads_and_both_have_the_images(server, tmp_path, monkeypatch):
+def test_of_two_first_starts_at_once_one_downloads_and_both_have_the_images(
+    server, tmp_path, monkeypatch
+):
     monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
     with ProcessPoolExecutor(2, get_context("fork")) as pool:  # which keep what is patched
         assert list(pool.map(start, range(2))) == [100, 100]
@@ -87,12 +97,20 @@ def test_of_two_first_starts_at_once_one_downloads_and_both_have_the_images(serv
     "reply, reason",
     [
         (None, "timed out"),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk", "IncompleteRead"),
-        (b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>", "File not found or corrupted"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk",
+            "IncompleteRead",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>",
+            "File not found or corrupted",
+        ),
         ("no address", "unknown url type"),
     ],
 )
-def test_while_a_download_fails_the_stand_in_takes_its_place(server, tmp_path, monkeypatch, capfd, reply, reason):
+def test_while_a_download_fails_the_stand_in_takes_its_place(
+    server, tmp_path, monkeypatch, capfd, reply, reason
+):
     monkeypatch.setattr(utils, "TIMEOUT", 0.5)
     monkeypatch.setenv("CIFAR10_ROOT", "")  # as if it were not set: data
     monkeypatch.chdir(tmp_path)
@@ -103,24 +121,52 @@ def test_while_a_download_fails_the_stand_in_takes_its_place(server, tmp_path, m
     assert "NOT CIFAR-10: SYNTHETIC STAND-IN" in out and reason in out and err == ""
     assert out.endswith("synthetic stand-in (made here): 7 training and 2 test images\n")
     assert utils.on_stand_in and socket.getdefaulttimeout() is None
-    assert utils.output_folder() == tmp_path / "synthetic stand-in" and utils.output_folder("images").is_dir()
-    assert len(utils.load_cifar10().train_images) == 100 and (tmp_path / "data" / CIFAR10.base_folder).is_dir()
+    assert (
+        utils.output_folder() == tmp_path / "synthetic stand-in"
+        and utils.output_folder("images").is_dir()
+    )
+    assert (
+        len(utils.load_cifar10().train_images) == 100
+        and (tmp_path / "data" / CIFAR10.base_folder).is_dir()
+    )
     assert utils.output_folder() == tmp_path and not utils.on_stand_in
 
 
 def test_the_stand_in_has_a_tenth_of_the_images_is_the_same_each_time_and_its_classes_can_be_learned():
     before = torch.get_rng_state()
     data = utils.stand_in()
-    assert torch.equal(torch.get_rng_state(), before) and data.train_labels[:9].tolist() == [6, 8, 8, 4, 8, 0, 0, 1, 6]
-    assert data.train_images.shape == (5_000, 3, 32, 32) and data.test_images.shape == (1_000, 3, 32, 32)
+    assert torch.equal(torch.get_rng_state(), before) and data.train_labels[:9].tolist() == [
+        6,
+        8,
+        8,
+        4,
+        8,
+        0,
+        0,
+        1,
+        6,
+    ]
+    assert data.train_images.shape == (5_000, 3, 32, 32) and data.test_images.shape == (
+        1_000,
+        3,
+        32,
+        32,
+    )
     assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
-    means = torch.stack([data.train_images[:1000][data.train_labels[:1000] == c].float().mean(0) for c in range(10)])
+    means = torch.stack(
+        [data.train_images[:1000][data.train_labels[:1000] == c].float().mean(0) for c in range(10)]
+    )
     nearest = torch.cdist(data.test_images[:500].flatten(1).float(), means.flatten(1)).argmin(1)
     assert (nearest == data.test_labels[:500]).float().mean() > 0.9
 
 
-def test_the_central_square_of_a_picture_becomes_the_input_the_way_up_that_a_viewer_shows_or_it_is_refused(tmp_path):
-    pixels, exif = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8), Image.Exif()
+def test_the_central_square_of_a_picture_becomes_the_input_the_way_up_that_a_viewer_shows_or_it_is_refused(
+    tmp_path,
+):
+    pixels, exif = (
+        np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8),
+        Image.Exif(),
+    )
     picture = Image.fromarray(pixels)
     exif[0x0112] = 6  # stored sideways, to be turned back by the viewer
     picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "picture.png", exif=exif)
@@ -148,21 +194,36 @@ def test_crops_and_normalisation_are_what_they_say_and_each_image_draws_its_own(
     torch.manual_seed(0)
     image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
     padded = F.pad(image, [4] * 4, mode="reflect")
-    windows = {padded[0, :, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)}
-    assert {crop.numpy().tobytes() for crop in utils.random_crop(image.expand(2000, -1, -1, -1))} == windows
+    windows = {
+        padded[0, :, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)
+    }
+    assert {
+        crop.numpy().tobytes() for crop in utils.random_crop(image.expand(2000, -1, -1, -1))
+    } == windows
     channels = zip(image[0].tolist(), utils.MEAN, utils.STD)
-    expected = [[[(pixel / 255 - mean) / std for pixel in row] for row in rows] for rows, mean, std in channels]
-    torch.testing.assert_close(utils.normalize(image)[0], torch.tensor(expected), atol=1e-5, rtol=1e-5)
-    assert utils.normalize(image).is_contiguous(memory_format=torch.channels_last)  # faster on a CPU
+    expected = [
+        [[(pixel / 255 - mean) / std for pixel in row] for row in rows]
+        for rows, mean, std in channels
+    ]
+    torch.testing.assert_close(
+        utils.normalize(image)[0], torch.tensor(expected), atol=1e-5, rtol=1e-5
+    )
+    assert utils.normalize(image).is_contiguous(
+        memory_format=torch.channels_last
+    )  # faster on a CPU
     with pytest.raises(TypeError, match="float32.*uint8"):
         utils.normalize(image.float())
 
 
-def test_training_batches_hold_every_image_once_in_a_new_order_test_batches_keep_it_and_labels_must_match(small):
+def test_training_batches_hold_every_image_once_in_a_new_order_test_batches_keep_it_and_labels_must_match(
+    small,
+):
     images = utils.normalize(small[1].images)
     shuffled = utils.Batches(small[1].images, torch.arange(96), batch_size=19, shuffle=True)
     orders = [torch.cat([y for _, y in shuffled]) for _ in range(2)]
-    assert all(order.sort().values.tolist() == list(range(96)) for order in orders) and not torch.equal(*orders)
+    assert all(
+        order.sort().values.tolist() == list(range(96)) for order in orders
+    ) and not torch.equal(*orders)
     assert [len(y) for _, y in shuffled] == [19, 19, 19, 19, 19, 1] and len(shuffled) == 6
     assert all(torch.equal(x, images[y]) for x, y in shuffled)
     assert torch.equal(torch.cat([x for x, _ in small[1]]), images)
