@@ -20,8 +20,7 @@ from torch import nn
 
 
 class Ultimus(nn.Module):
-    """One ULTIMUS block: attention between the 8 entries of one image's Q and K (assignment, step
-    4)."""
+    """One ULTIMUS block (assignment, step 4): attention between the entries of one image's Q, K."""
 
     def __init__(self):
         super().__init__()
@@ -54,21 +53,20 @@ class Ultimus(nn.Module):
 
 
 def convolution(in_channels, out_channels, pool, average, dilation=1):
-    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and an average pool, which halves the
-    sides."""
-    conv = nn.Conv2d(
-        in_channels, out_channels, kernel_size=3, padding=dilation, dilation=dilation, bias=False
-    )
-    layers = OrderedDict(
-        conv=conv, pool=pool, norm=nn.BatchNorm2d(out_channels), relu=nn.ReLU(), average=average
-    )
+    """A 3x3 convolution, a max-pool, BatchNorm, ReLU and an average pool (or none: Identity)."""
+    options = dict(padding=dilation, dilation=dilation, bias=False)
+    conv, norm = nn.Conv2d(in_channels, out_channels, 3, **options), nn.BatchNorm2d(out_channels)
+    layers = OrderedDict(conv=conv, pool=pool, norm=norm, relu=nn.ReLU(), average=average)
     return nn.Sequential(layers)
 
 
 class UltimusNet(nn.Module):
-    """Three convolutions, four ULTIMUS blocks in a row, one fully connected layer."""
+    """Three convolutions, four blocks in a row, one fully connected layer.
 
-    def __init__(self):
+    ``block``: the class of the blocks, ``Ultimus`` or one with the same four layers.
+    """
+
+    def __init__(self, block=Ultimus):
         super().__init__()
         self.stem = nn.Sequential(
             convolution(3, 16, nn.MaxPool2d(2, stride=1), nn.AvgPool2d(3, stride=2, padding=1)),
@@ -76,7 +74,7 @@ class UltimusNet(nn.Module):
             convolution(32, 48, nn.MaxPool2d(5, stride=1, padding=2), nn.Identity(), dilation=2),
         )
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.blocks = nn.Sequential(*[Ultimus() for _ in range(4)])
+        self.blocks = nn.Sequential(*[block() for _ in range(4)])
         self.fc = nn.Linear(48, 10)
         self.init_as_projection()
 
@@ -98,9 +96,8 @@ class UltimusNet(nn.Module):
             c: mean size of a query bias.
         """
         basis = zero_sum_columns(48, 8).T  # (8, 48)
-        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(
-            2
-        )  # rows of AM that start equal would stay equal
+        # rows of AM that start equal would stay equal
+        sizes = c * torch.linspace(0.4, 1.6, 4).repeat_interleave(2)
         signs = torch.tensor([1.0, -1.0]).repeat(4)
         for block in self.blocks:
             for layer in (block.key, block.query, block.value, block.out):

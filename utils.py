@@ -15,8 +15,10 @@ import http.client
 import io
 import math
 import re
+import shutil
 import socket
 import sys
+import tempfile
 import time
 import warnings
 from collections import namedtuple
@@ -27,9 +29,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from filelock import FileLock  # which torch requires
-from PIL import Image, ImageOps
+from IPython.display import display
+from PIL import Image, ImageCms, ImageOps
 from torch import nn
+from torch.overrides import TorchFunctionMode
 from torchvision.datasets import CIFAR10
 from tqdm import tqdm
 
@@ -42,64 +45,78 @@ MEAN = (0.4914, 0.4822, 0.4465)  # of CIFAR-10's training images, pixels scaled 
 STD = (0.2470, 0.2435, 0.2616)
 TIMEOUT = 30  # seconds to wait for a silent server
 STAND_IN = "synthetic stand-in"
-on_stand_in = False  # which images there are: only load_cifar10 sets it; logs, figures and output_folder read it
-Data = namedtuple(
-    "Data", "train_images train_labels test_images test_labels"
-)  # uint8 (N, 3, 32, 32), int64 (N,)
+Data = namedtuple("Data", "train_images train_labels test_images test_labels")  # as in load_cifar10
+
+
+def on_stand_in():
+    """Whether ``load_cifar10`` put the stand-in in CIFAR-10's place. Logs and figures say so."""
+    return getattr(CIFAR10, "replaced", False)  # a name of this module is lost when it reloads
 
 
 def output_folder(name=""):
-    """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder; for the stand-in, in
-    one of its own."""
-    folder = Path(
-        os.environ.get("ULTIMUS_OUTPUT") or ".", STAND_IN if on_stand_in else "", name
-    ).expanduser()
+    """The folder ``name`` in ``ULTIMUS_OUTPUT``, else in the working folder.
+
+    Results of the stand-in have a folder of their own there.
+    """
+    mark = STAND_IN if on_stand_in() else ""
+    folder = Path(os.environ.get("ULTIMUS_OUTPUT") or ".", mark, name).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
+class _Files(CIFAR10):
+    def _load_meta(self):
+        """Nothing here comes from batches.meta, so it may be missing."""
+
+
+def _download(root):
+    """Download to a folder of its own, then move each file: another download may run meanwhile."""
+    root.mkdir(parents=True, exist_ok=True)
+    folder, bar = tempfile.TemporaryDirectory(prefix="download-", dir=root), sys.stdout
+    with folder as new, contextlib.redirect_stderr(bar):  # the bar is no error
+        if (root / CIFAR10.filename).exists():
+            shutil.copy(root / CIFAR10.filename, new)
+        CIFAR10(new, train=False, download=True)
+        files, place = Path(new, CIFAR10.base_folder), root / CIFAR10.base_folder
+        shutil.copytree(files, place, copy_function=os.replace, dirs_exist_ok=True)
+
+
 def load_cifar10():
-    """Load CIFAR-10 as ``Data``, 50,000 training and 10,000 test images. Download what is missing
-    or damaged.
+    """Load CIFAR-10: 50,000 training and 10,000 test images. Download what is missing or damaged.
 
     The folder of ``cifar-10-batches-py`` is the environment variable ``CIFAR10_ROOT``, else
     ``data``. If the data cannot be had, a synthetic stand-in takes their place. A banner, the log
     and each figure say so.
+
+    Returns:
+        ``Data``: images, uint8 (N, 3, 32, 32), and labels, int64 (N,).
     """
-    global on_stand_in
     root = Path(os.environ.get("CIFAR10_ROOT") or "data").expanduser()
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)
     try:
         try:
-            test = CIFAR10(root, train=False)  # checks all files
+            test = _Files(root, train=False)  # checks all files
         except RuntimeError:  # missing or damaged
-            root.mkdir(parents=True, exist_ok=True)
-            with (
-                FileLock(root / "download.lock"),
-                contextlib.redirect_stderr(sys.stdout),
-            ):  # the bar is no error
-                test = CIFAR10(
-                    root, train=False, download=True
-                )  # of two first starts at once the second waits
-        splits = CIFAR10(root), test
-    except (
-        OSError,
-        http.client.HTTPException,
-        RuntimeError,
-        ValueError,
-    ) as error:  # network, disk, archive, proxy
-        on_stand_in, source, data = True, f"{STAND_IN} (made here)", stand_in()
+            _download(root)
+            test = _Files(root, train=False)
+        splits = _Files(root), test
+    except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
+        CIFAR10.replaced, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
-            f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. No accuracy below says anything about CIFAR-10.\n"
-            f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n{type(error).__name__}: "
-            f"{error}\nRemove this cause, or unpack the archive into {root}. Then run again.\n{'*' * 88}"
+            f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. "
+            "No accuracy below says anything about CIFAR-10.\n"
+            f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n"
+            f"{type(error).__name__}: {error}\n"
+            f"Remove this cause, or unpack the archive into {root}. Then run again.\n{'*' * 88}"
         )
     else:
-        on_stand_in, source = False, f"CIFAR-10 ({root})"
-        images = [torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous() for split in splits]
-        labels = [torch.tensor(split.targets) for split in splits]
-        data = Data(images[0], labels[0], images[1], labels[1])
+        CIFAR10.replaced, source = False, f"CIFAR-10 ({root})"
+        parts = []
+        for split in splits:
+            parts.append(torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous())
+            parts.append(torch.tensor(split.targets))
+        data = Data(*parts)
     finally:
         socket.setdefaulttimeout(timeout)
     print(
@@ -109,53 +126,57 @@ def load_cifar10():
 
 
 def stand_in():
-    """Make ``Data`` with a tenth as many images as CIFAR-10: a smooth random pattern per class,
-    under noise."""
+    """Make ``Data`` a tenth as large as CIFAR-10's: a random pattern per class, under noise."""
     generator = torch.Generator().manual_seed(0)
-    patterns = (
-        F.interpolate(torch.randn(10, 3, 6, 6, generator=generator), size=32, mode="bicubic")
-        .mul(30)
-        .short()
-    )
+    draw = functools.partial(torch.randint, 128, generator=generator, dtype=torch.uint8)
+    patterns = draw((10, 3, 4, 4)).repeat_interleave(8, 2).repeat_interleave(8, 3)
     labels = torch.randint(10, (6_000,), generator=generator)
-    noise = torch.randint(-90, 91, (6_000, 3, 32, 32), generator=generator, dtype=torch.int16)
-    images = noise.add_(patterns[labels]).add_(128).clamp_(0, 255).to(torch.uint8)
+    images = patterns[labels] + draw((6_000, 3, 32, 32))
     return Data(images[:5_000], labels[:5_000], images[5_000:], labels[5_000:])
 
 
 def load_picture(path):
-    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32). ValueError:
-    grey of over 8 bits."""
-    picture = Image.open(path)
-    if (
-        picture.mode[0] in "IF"
-    ):  # integers of 16 or 32 bits, or floats, which ``convert`` would clip
+    """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32).
+
+    As a viewer shows it: upright, transparent pixels on white, its colour profile applied.
+    ValueError: grey of more than 8 bits, or floats, which ``convert`` would clip.
+    """
+    with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 256_000_000):  # phones have 200 megapixels
+        picture = Image.open(path)
+    if picture.mode[0] in "IF":
         raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
-    picture = ImageOps.exif_transpose(picture)  # a phone may store it sideways, with a tag
-    white = Image.new(
-        "RGBA", picture.size, "white"
-    )  # behind transparent pixels, as viewers show them
-    picture = Image.alpha_composite(white, picture.convert("RGBA")).convert("RGB")
-    picture = ImageOps.fit(picture, (32, 32), Image.Resampling.BILINEAR)
+    picture.draft(None, (256, 256))  # a JPEG is decoded at a smaller scale: far less memory
+    picture.getexif()  # is read, then taken off: exif_transpose would write it, which may fail
+    picture.info.pop("exif", None)
+    profile = picture.info.get("icc_profile")
+    picture = ImageOps.exif_transpose(picture)
+    picture = ImageOps.fit(picture.convert("RGBA"), (32, 32), Image.Resampling.BILINEAR)
+    white = Image.new("RGBA", (32, 32), "white")
+    picture = Image.alpha_composite(white, picture).convert("RGB")
+    if profile:
+        with contextlib.suppress(ImageCms.PyCMSError):  # a damaged one, or not of RGB
+            srgb = ImageCms.createProfile("sRGB")
+            picture = ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
 
 
 def random_crop(images, padding=4):
-    """Shift each image by up to ``padding`` pixels and fill the border by reflection. (B, C, H, W)
-    to the same."""
+    """Shift each image by up to ``padding`` pixels; the border is filled by reflection.
+
+    (B, C, H, W) to the same.
+    """
     size, device = len(images), images.device
     padded = F.pad(images, [padding] * 4, mode="reflect")
-    windows = padded.unfold(2, images.shape[2], 1).unfold(
-        3, images.shape[3], 1
-    )  # (B, C, 2p + 1, 2p + 1, H, W)
+    windows = padded.unfold(2, images.shape[2], 1)
+    windows = windows.unfold(3, images.shape[3], 1)  # (B, C, 2p + 1, 2p + 1, H, W)
     down, right = torch.randint(2 * padding + 1, (2, size), device=device)
     return windows[torch.arange(size, device=device), :, down, right]  # (B, C, H, W)
 
 
 def normalize(images):
     """uint8 (B, 3, H, W) to float32, per channel of mean 0 and deviation 1 over CIFAR-10.
-    TypeError: not uint8.
 
+    TypeError: not uint8.
     On a CPU the result is channels last, with which the network trains faster. On a GPU it is not:
     with PyTorch from before July 2026 some gradients would be wrong
     (https://github.com/pytorch/pytorch/issues/188344).
@@ -173,8 +194,7 @@ def _statistics(device):
 
 
 class Batches:
-    """Batches of images, uint8 (N, 3, 32, 32), and labels, int64 (N,), augmented and normalised on
-    one device.
+    """Batches of images, uint8 (N, 3, 32, 32), and labels, int64 (N,), prepared on one device.
 
     There they stay as bytes, without the workers and copies of a DataLoader: an idea of
     https://github.com/KellerJordan/cifar10-airbench. ``shuffle``: in a new random order each time.
@@ -207,17 +227,15 @@ class Batches:
 
 
 def pick_device():
-    """The GPU, if a convolution works on it; else the CPU. Says why a GPU that is there is not
-    used."""
+    """The GPU, if a convolution works on it; else the CPU. Says why a GPU is not used."""
     if torch.cuda.is_available():
         try:
             nn.Conv2d(3, 3, 3, device="cuda")(torch.ones(1, 3, 8, 8, device="cuda")).sum().item()
             return torch.device("cuda")
-        except (
-            Exception
-        ) as error:  # of several kinds: no kernels for this GPU, no memory left on it
+        except Exception as error:  # no kernels for this GPU, no memory left on it
             print(
-                f"The CPU is used: a small convolution fails on the GPU ({type(error).__name__}: {error})"
+                "The CPU is used: a small convolution fails on the GPU "
+                f"({type(error).__name__}: {error})"
             )
     return torch.device("cpu")
 
@@ -227,48 +245,51 @@ def device_name(device):
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cpuinfo = Path("/proc/cpuinfo")  # Linux only
-    name = (
-        re.search(r"model name\s*: (.*)", cpuinfo.read_text("utf-8")) if cpuinfo.exists() else None
-    )
+    text = cpuinfo.read_text("utf-8") if cpuinfo.exists() else ""
+    name = re.search(r"model name\s*: (.*)", text)
     return f"{name[1] if name else 'CPU'}, {torch.get_num_threads()} threads"
 
 
 def adam(model):
-    """Adam with two groups of parameters: first all others, last the blocks, which may have a rate
-    of their own."""
+    """Adam with two groups of parameters: the blocks are the last, for a rate of their own."""
     blocks = set(model.blocks.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in blocks]
-    optimizer = torch.optim.Adam(
-        [{"params": others}, {"params": list(model.blocks.parameters())}], fused=True
-    )
-    optimizer.register_step_post_hook(
-        lambda *_: torch.clear_autocast_cache()
-    )  # of the caller's autocast: old weights
+    groups = [{"params": others}, {"params": list(model.blocks.parameters())}]
+    optimizer = torch.optim.Adam(groups, fused=True)
+    # an autocast of the caller would go on with the weights of the step before
+    optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
     return optimizer
 
 
 def one_cycle(optimizer, epochs, steps_per_epoch, max_lr):
-    """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways. Step it
-    after each batch.
+    """The one-cycle policy (Smith, https://arxiv.org/abs/1708.07120), linear both ways.
+
+    Step it after each batch.
 
     From max_lr / 10 up to max_lr in the first fifth of the steps, then down to max_lr / 1000, as in
     the published solution, which also cycles beta1. ``max_lr``: a rate, or a list of one per group.
     ValueError: fewer than six steps.
     """
-    shape = dict(pct_start=0.2, anneal_strategy="linear", div_factor=10, final_div_factor=100)
     steps = epochs * steps_per_epoch
     if steps < 6:
         raise ValueError(f"got {steps} steps in all; the policy needs six")
     return torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, max_lr, steps, **shape, cycle_momentum=False
+        optimizer,
+        max_lr,
+        steps,
+        pct_start=0.2,
+        anneal_strategy="linear",
+        cycle_momentum=False,
+        div_factor=10,
+        final_div_factor=100,
     )
 
 
 def find_lr(model, batches, max_lr, block_rate, steps=100):
-    """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1, on a copy of the
-    model.
+    """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1.
 
-    The figure marks ``max_lr``. The blocks have ``block_rate`` of the rate, as in training.
+    It trains a copy of the model, with ``block_rate`` of the rate for the blocks, as in training.
+    The figure marks ``max_lr``. ValueError: five steps or fewer, or a first loss of NaN.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tqdm's notice that its notebook bar is experimental
@@ -279,25 +300,24 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     others, blocks = optimizer.param_groups
     optimizer.register_step_pre_hook(lambda *_: blocks.update(lr=block_rate * others["lr"]))
     finder = LRFinder(probe, optimizer, nn.CrossEntropyLoss())
-    with (
-        mock.patch.object(lr_finder, "tqdm", iter),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):  # no bar, no widget
+    no_bar = mock.patch.object(lr_finder, "tqdm", iter)
+    with no_bar, contextlib.redirect_stdout(io.StringIO()):
         finder.range_test(TrainDataLoaderIter(batches), start_lr=1e-4, end_lr=1.0, num_iter=steps)
 
+    losses = finder.history["loss"]
+    if len(losses) <= 5 or not math.isfinite(losses[0]):  # the plot leaves out the last five
+        raise ValueError(f"the range test wants over five steps with finite losses, got {losses}")
     figure, axes = plt.subplots(figsize=(7, 4))
     finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
-    axes.set(
-        title=f"LR range test and max_lr = {max_lr}",
-        xlabel="learning rate",
-        ylabel="training loss (smoothed)",
-    )
+    title = f"LR range test and max_lr = {max_lr}"
+    axes.set(title=title, xlabel="learning rate", ylabel="training loss (smoothed)")
     return _save(figure, "lr_finder.png")
 
 
 def train(model, device, batches, optimizer, scheduler, epoch):
-    """Train for one epoch, with a bar in the format of the published log. Returns (mean loss,
-    accuracy in %).
+    """Train for one epoch, with a bar in the format of the published log.
+
+    Returns (mean loss, accuracy in %).
 
     Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU
     wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not
@@ -318,18 +338,14 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean, percent = (
-                    sum(torch.stack(losses).tolist()) / seen,
-                    100 * correct.item() / seen,
-                )
+                mean = sum(torch.stack(losses).tolist()) / seen
+                percent = 100 * correct.item() / seen
                 if not math.isfinite(mean):
-                    where = f"in epoch {epoch} by step {step} of {len(batches)}, at LR {scheduler.get_last_lr()[0]:.6g}"
-                    raise FloatingPointError(
-                        f"the loss is {mean} {where}: lower max_lr, or look for NaN in the images"
-                    )
-                bar.set_description(
-                    f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False
-                )
+                    where = f"epoch {epoch}, step {step}, LR {scheduler.get_last_lr()[0]:.6g}"
+                    advice = "lower max_lr, or look for NaN in the images"
+                    raise FloatingPointError(f"the loss is {mean} by {where}: {advice}")
+                text = f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%"
+                bar.set_description(text, refresh=False)
             scheduler.step()
     if not seen:
         raise ValueError("there are no batches to train on")
@@ -339,19 +355,19 @@ def train(model, device, batches, optimizer, scheduler, epoch):
 @contextlib.contextmanager
 def eval_mode(model):
     """The model in eval mode and without gradients, until the end of the block."""
-    mode = model.training
+    training = [module for module in model.modules() if module.training]
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
         torch.clear_autocast_cache()  # of weights without a gradient
-        model.train(mode)
+        for module in training:
+            module.training = True
 
 
 def predict(model, device, batches, function=None):
-    """Logits (N, classes), or ``function`` of the images, and labels (N,), of one pass in eval
-    mode."""
+    """Logits (N, classes), or ``function`` of the images, and labels (N,), in eval mode."""
     with eval_mode(model):
         pairs = [
             ((function or model)(images.to(device)), labels.to(device))
@@ -381,13 +397,16 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
 
     Each finished epoch is appended to the empty list ``history``, so that a stopped training keeps
     it: a dict of epoch, lr (of its first step), train_loss, train_accuracy, test_loss,
-    test_accuracy, seconds. ValueError: used before.
+    test_accuracy, seconds. ValueError: used before, or a scheduler of other steps.
     """
     if history or scheduler.last_epoch:
         raise ValueError(
             "history or scheduler has been used: make model, optimizer, scheduler and history anew"
         )
-    if on_stand_in:
+    steps = epochs * len(train_batches)
+    if getattr(scheduler, "total_steps", steps) != steps:
+        raise ValueError(f"the scheduler has {scheduler.total_steps} steps, the training {steps}")
+    if on_stand_in():
         print(f"[{STAND_IN}]")
     for epoch in range(1, epochs + 1):
         started = time.perf_counter()
@@ -407,70 +426,137 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
 def with_default_init(model):
     """A copy of the model whose fully connected layers have PyTorch's default initialisation."""
     model = copy.deepcopy(model)
-    for layer in [module for module in model.modules() if isinstance(module, nn.Linear)]:
-        layer.reset_parameters()
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            module.reset_parameters()
     return model
 
 
 class Residual(Ultimus):
-    """A block with a residual (He et al., https://arxiv.org/abs/1512.03385). The assignment has
-    none."""
+    """A block with a residual (He et al., https://arxiv.org/abs/1512.03385), beyond the task."""
 
     def forward(self, x):
         return x + super().forward(x)  # (B, 48)
 
 
-@torch.no_grad()
-def block_outputs(model, images):
-    """X and the output of each block, (B, 48) each, for normalised images (B, 3, 32, 32)."""
-    outputs = [model.features(images)]
-    for block in model.blocks:
-        outputs.append(block(outputs[-1]))
-    return outputs
+Diagnosis = namedtuple("Diagnosis", "mixes sees directions")  # as in ``diagnose``
 
 
-def remaining_variance(model, images):
-    """Variance between normalised images, summed over the entries of X and of each block's output,
-    per that of X."""
-    variances = [x.var(0).sum().item() for x in block_outputs(copy.deepcopy(model).train(), images)]
-    return [variance / variances[0] for variance in variances]
+class _Pooling(TorchFunctionMode):
+    """Looks at each tensor that a network computes, for its last feature map (B, C, H, W).
 
-
-def spectrum(model, images):
-    """The 9 largest singular values of d logits / dX, without the mean of the logits, which the
-    softmax ignores.
-
-    Means over normalised images (B, 3, 32, 32), in the mode of the model, which is left alone.
+    That is the last that is pooled: one number for each channel depends on this channel alone.
     """
-    head = torch.func.jacrev(lambda one: model.fc(model.blocks(one[None]))[0])  # of (48,) to (10,)
-    jacobian = torch.func.vmap(head)(
-        copy.deepcopy(model).features(images).detach()
-    ).detach()  # (B, 10, 48)
-    return (
-        torch.linalg.svdvals((jacobian - jacobian.mean(1, keepdim=True)).cpu()).mean(0)[:9].tolist()
-    )
+
+    latest = pooled = None
+
+    @torch.enable_grad()
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if not isinstance(out, torch.Tensor) or not out.requires_grad:
+            return out
+        if out.ndim == 4 and out.shape[2:].numel() > 1:
+            self.latest = out
+            if self.pooled is not None and self.pooled.shape == out.shape:
+                self.pooled = None  # of a squeeze and excitation, which goes on with the map
+        elif self.latest is not None and out.numel() == self.latest.shape[:2].numel():
+            first = out.reshape(self.latest.shape[:2])[:, 0].sum()
+            (gradient,) = torch.autograd.grad(
+                first, self.latest, retain_graph=True, materialize_grads=True
+            )
+            if gradient[:, 0].any() and not gradient[:, 1:].any():
+                self.pooled = self.latest
+        return out
 
 
-def directions(model, images):
-    """How many directions of X reach the logits: values of the ``spectrum`` above a hundredth of
-    the largest."""
-    values = spectrum(model, images)
-    return sum(value > 0.01 * values[0] for value in values)
+def _sees(probe, images):
+    """On how many pixels, along one side, a place in the middle of the last feature map depends."""
+    with _Pooling() as pooling:
+        leaf = images.clone().requires_grad_()
+        probe(leaf.clone())
+        if pooling.pooled is None:
+            return max(images.shape[2:])
+        height, width = pooling.pooled.shape[2:]
+        place = pooling.pooled[: len(images), :, height // 2, width // 2]
+        (gradient,) = torch.autograd.grad(place.sum(), leaf, materialize_grads=True)
+    seen = gradient.abs().sum((0, 1)).nonzero()  # rows and columns
+    return (seen.amax(0) - seen.amin(0) + 1).max().item() if len(seen) else 0
+
+
+def diagnose(model, images):
+    """Ask three questions of a network of images before its training; print and return the answers.
+
+    The network is left as it is: a copy computes, in double precision on the CPU.
+
+    Args:
+        model: maps (N, C, H, W) to logits (N, classes).
+        images: a few hundred normalised training images, (N, C, H, W).
+
+    Returns:
+        ``Diagnosis``:
+        mixes, whether in eval mode an image's logits change with its neighbours in the batch;
+        sees, on how many pixels along one side a place of the last feature map depends (the
+        image's side where no map is found that is pooled into one number per channel, as in a ViT);
+        directions, at most classes - 1: take the mean of each image's logits off, which the softmax
+        does not see, then the mean over the images. Singular values above 0.001 of the norm before
+        the last step count. BatchNorm uses the images' statistics. If few do, that is known as
+        rank collapse (Dong et al. 2021, https://arxiv.org/abs/2103.03404).
+
+    Raises:
+        ValueError: images or logits of another shape; logits that are NaN or change in each call.
+    """
+    if images.ndim != 4 or not images.is_floating_point():
+        raise ValueError(
+            f"got {images.dtype} of shape {tuple(images.shape)}; "
+            "diagnose wants normalised float images (N, C, H, W)"
+        )
+    probe, images = copy.deepcopy(model).cpu().double().eval(), images.detach().cpu().double()
+    sees, half = _sees(probe, images[:16]), len(images) // 2
+    with torch.no_grad():
+        logits, again = probe(images), probe(images)
+        negative = -images
+        negative[half] = images[half]
+        others = probe(negative)  # the image in the middle has other neighbours
+        for module in probe.modules():
+            module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        rows = probe(images)
+    if not logits.isfinite().all():
+        raise ValueError("the network's logits are NaN or infinite")
+    if logits.shape[:-1] != images.shape[:1]:
+        raise ValueError(f"the network's logits are {tuple(logits.shape)}, not (N, classes)")
+    if not torch.equal(logits, again):
+        raise ValueError("the network's logits are not the same in each call")
+    mixes = ((others - logits)[half].abs().max() > 1e-13 * logits.abs().max()).item()
+    rows = rows - rows.mean(1, keepdim=True)
+    values = torch.linalg.svdvals(rows - rows.mean(0))
+    directions, most = (values > 0.001 * rows.norm()).sum().item(), rows.shape[1] - 1
+    side = max(images.shape[2:])
+
+    print(f"mixes: {mixes}" + "; no sum or product may run over the batch" * mixes)
+    more = "; pools, strides or dilations let it see more" * (2 * sees < side)
+    print(f"sees: {sees} of {side} pixels{more}")
+    more = "; residuals or another initialisation let more through" * (2 * directions < most)
+    print(f"directions: {directions} of {most}{more}")
+    return Diagnosis(mixes, sees, directions)
 
 
 # --- 4. Plots -------------------------------------------------------------------------------------
 
 
 def _save(figure, name):
-    """Save a figure as images/``name``, marked if its data are the stand-in; return it for
-    display."""
-    if on_stand_in:
-        figure.text(0.5, 1.01, f"[{STAND_IN}]", ha="center", va="bottom", color="C3", weight="bold")
-    figure.draw_without_rendering()
-    figure.set_layout_engine(
-        "none"
-    )  # laid out once, so that the file and the display are the same picture
-    figure.savefig(output_folder("images") / name, bbox_inches="tight")
+    """Save a figure as images/``name``, marked if its data are the stand-in; return it for display.
+
+    A notebook shows the file itself. Its titles are the text for those who do not see it.
+    """
+    if on_stand_in():
+        figure.text(0.5, 1.01, f"[{STAND_IN}]", ha="center", color="C3", weight="bold")
+    path = output_folder("images") / name
+    figure.savefig(path, bbox_inches="tight")
+    titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
+    bundle = {"image/png": path.read_bytes(), "text/plain": repr(figure)}
+    metadata = {"image/png": {"alt": ". ".join(filter(None, titles))}}
+    # goes before what %matplotlib inline does
+    figure._ipython_display_ = functools.partial(display, bundle, metadata=metadata, raw=True)
     plt.close(figure)  # a notebook would show it a second time
     return figure
 
@@ -493,49 +579,6 @@ def plot_samples(batches):
     return _save(figure, "augmented_samples.png")
 
 
-def plot_blocks(networks, images):
-    """What untrained blocks pass on, for several networks, {name: model}, and normalised images (B,
-    3, 32, 32)."""
-    figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.6), layout="constrained")
-    for name, model in networks.items():
-        variances, values = remaining_variance(model, images), spectrum(model, images)
-        panels[0].semilogy(range(len(variances)), variances, marker="o", label=name)
-        panels[1].semilogy(range(1, 10), np.array(values) / values[0], marker="o")
-    panels[0].set(
-        title="Variance\nbetween images", xlabel="after block", ylabel="share of that of X"
-    )
-    panels[0].set(xticks=range(len(variances)))
-    panels[1].set(
-        title="Singular values\nfrom X to the logits",
-        xlabel="index",
-        ylabel="relative to the largest",
-    )
-    panels[1].set(ylim=(1e-6, 3), xticks=range(1, 10))  # below is rounding
-    for axes in panels:
-        axes.grid(alpha=0.3)
-    figure.legend(loc="outside lower center", ncols=len(networks))
-    return _save(figure, "block_spectra.png")
-
-
-def plot_schedule(epochs, steps_per_epoch, max_lr, block_rate):
-    """The learning rates of each step of ``one_cycle``: of the blocks, ``block_rate`` of the
-    others'."""
-    optimizer = torch.optim.SGD([{"params": [nn.Parameter(torch.zeros(1))]} for _ in range(2)])
-    scheduler = one_cycle(optimizer, epochs, steps_per_epoch, [max_lr, block_rate * max_lr])
-    rates = []
-    for _ in range(epochs * steps_per_epoch):
-        rates.append(scheduler.get_last_lr())
-        optimizer.step()
-        scheduler.step()
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    axes.plot(
-        np.arange(len(rates)) / steps_per_epoch, rates, label=["convolutions, last layer", "blocks"]
-    )
-    axes.set(title="One-cycle policy", xlabel="epoch", ylabel="learning rate")
-    axes.legend()
-    return _save(figure, "lr_schedule.png")
-
-
 def plot_history(history):
     """Training and test loss on one axis, training and test accuracy on another."""
     figure, panels = plt.subplots(1, 2, figsize=(6.5, 3.4), layout="constrained")
@@ -551,27 +594,20 @@ def plot_history(history):
     return _save(figure, "test_train_loss_accuracy.png")
 
 
-def plot_misclassified(model, device, batches):
-    """The first 20 images of the batches whose predicted class is not the actual one."""
-    mistakes = []
-    for images, labels in batches:  # predicted in the same pass: the batches may be shuffled
-        predicted = predict(model, device, [(images, labels)])[0].argmax(1).to(images.device)
-        mean, std = _statistics(images.device)
-        pixels, wrong = (images * std + mean).round().to(torch.uint8), predicted != labels
-        mistakes += zip(pixels[wrong], labels[wrong], predicted[wrong])
-        if len(mistakes) >= 20:
-            break
+def plot_misclassified(images, labels, predicted):
+    """The first 20 images, uint8 (N, 3, 32, 32), whose predicted class is not the actual one."""
     figure = plt.figure(figsize=(7, 7), layout="constrained")
-    for number, (image, label, guess) in enumerate(mistakes[:20], start=1):
-        title = f"actual: {CLASSES[label]}\npredicted: {CLASSES[guess]}"
-        _show_image(figure.add_subplot(4, 5, number), image, title)
+    for number, index in enumerate((labels != predicted).nonzero()[:20, 0], start=1):
+        title = f"actual: {CLASSES[labels[index]]}\npredicted: {CLASSES[predicted[index]]}"
+        _show_image(figure.add_subplot(4, 5, number), images[index], title)
     figure.suptitle("Misclassified test images")
     return _save(figure, "misclassified_imgs.png")
 
 
 def plot_confusion(labels, predicted):
     """Confusion matrix: how many images of each actual class got each predicted class."""
-    counts = torch.bincount(10 * labels + predicted, minlength=100).view(10, 10).cpu().numpy()
+    rows, columns = F.one_hot(torch.stack([labels, predicted]).cpu(), 10)  # (N, 10) each
+    counts = (rows.T @ columns).numpy()
     figure, axes = plt.subplots(figsize=(7.5, 6.5), layout="constrained")
     axes.imshow(counts, cmap="Blues")
     for (actual, guess), count in np.ndenumerate(counts):
@@ -585,29 +621,24 @@ def plot_confusion(labels, predicted):
 
 def plot_attention(model, images, labels):
     """The attention map of each block beside a few images, uint8 (B, 3, 32, 32), in eval mode."""
+    maps = []
     with eval_mode(model):
-        maps = [
-            block.attend(x)[0].cpu()
-            for block, x in zip(model.blocks, block_outputs(model, normalize(images)))
-        ]
+        x = model.features(normalize(images))
+        for block in model.blocks:
+            maps.append(block.attend(x)[0].cpu())
+            x = block(x)
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
-    shown = torch.cat([torch.tensor([uniform]), *(am.flatten() for am in maps)])
-    half = (shown - uniform).abs().max().item()  # of the colour scale
     shape = len(images), 1 + len(maps)
-    figure, grid = plt.subplots(
-        *shape, figsize=(1.5 * shape[1], 1.7 * shape[0]), layout="constrained", squeeze=False
-    )
+    size = 1.5 * shape[1], 1.7 * shape[0]
+    figure, grid = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):
-            picture = axes.imshow(
-                am.numpy(), cmap="RdBu_r", vmin=uniform - half, vmax=uniform + half
-            )
+            picture = axes.imshow(am.numpy(), cmap="RdBu_r", vmin=0, vmax=2 * uniform)
             axes.set(title=f"block {number}", xlabel="j (key)", ylabel="i (query)")
     if maps:
-        colorbar = figure.colorbar(
-            picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}"
+        figure.colorbar(
+            picture, ax=grid, label=f"AM[i, j]; white: uniform, {uniform:.3f}", extend="max"
         )
-        colorbar.ax.set_ylim(shown.min().item(), shown.max().item())
     figure.suptitle("Attention maps of single images")
     return _save(figure, "attention_maps.png")

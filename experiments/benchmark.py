@@ -119,9 +119,8 @@ def main():
     repetitions = [[seconds(epoch, device) for epoch in ways.values()] for _ in range(REPETITIONS)]
     ratios = [statistics.median(times[i] / times[i + 1] for times in repetitions) for i in (0, 1)]
 
-    lines = [
-        f"torch {torch.__version__}, {utils.device_name(device)}; medians of {REPETITIONS} epochs:\n"
-    ]
+    machine = f"torch {torch.__version__}, {utils.device_name(device)}"
+    lines = [f"{machine}; medians of {REPETITIONS} epochs:\n"]
     lines.append("| way | seconds per epoch | images per second |\n| --- | ---: | ---: |")
     for way, times in zip(ways, zip(*repetitions)):
         median = statistics.median(times)

@@ -5,17 +5,19 @@ one core, and adds a row to a CSV as each ends, so that a stopped experiment res
 """
 
 import contextlib
-import copy
 import csv
 import functools
 import io
+import os
 import sys
+import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 
 import torch
+from filelock import FileLock  # which torch requires
 from torch import nn
 from tqdm import tqdm
 
@@ -23,6 +25,18 @@ import utils
 from model9 import Ultimus, UltimusNet
 
 EPOCHS = 24
+
+
+class AcrossBatch(utils.Residual):
+    """Attention across the batch, as in the published solution: one map from all images of a batch.
+
+    https://github.com/shreyash-99/EVA8/blob/835343031be2482f976b8e2de887c65dd5a16be3/Session_9_Assignment/model9.py
+    """
+
+    def attend(self, x):
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        attention = (q.T @ k).softmax(dim=-1) / 8**0.5  # (8 x B) x (B x 8) -> (8, 8)
+        return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
 
 
 class OneImage(UltimusNet):
@@ -43,24 +57,27 @@ def unchanged(part):
 
 
 def blurs(stem):
-    """Filters 1-2-1 of stride 2 in place of the average pools (Zhang 2019,
-    https://arxiv.org/abs/1904.11486)."""
+    """Filters 1-2-1 in place of the average pools (Zhang 2019, https://arxiv.org/abs/1904.11486)."""
     for part in stem[:2]:
-        part.average = nn.Sequential(
-            nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2)
-        )  # (1, 1) / 2 twice is (1, 2, 1) / 4
+        # (1, 1) / 2 twice is (1, 2, 1) / 4
+        part.average = nn.Sequential(nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2))
+
+
+def plain(stem):
+    """Neither pools nor a dilation: one place of the last feature map sees 7 x 7 pixels."""
+    for part in stem:
+        part.pool = part.average = nn.Identity()
+    stem[2].conv.padding = stem[2].conv.dilation = (1, 1)
 
 
 def no_blocks(model):
-    """X goes to the last layer, which starts as PyTorch's: there are no eight directions to
-    read."""
+    """X goes to the last layer, which starts as PyTorch's: no eight directions are to be read."""
     model.blocks = nn.Sequential()
     model.fc.reset_parameters()
 
 
 def linear(model):
-    """A linear map 48 > 8 > 48 in the blocks' place. It starts as the projection that new blocks
-    nearly are."""
+    """A linear map 48 > 8 > 48 in the blocks' place, at first the projection of new blocks."""
     basis = model.blocks[0].key.weight.detach()
     model.blocks = nn.Sequential(nn.Linear(48, 8), nn.Linear(8, 48))
     for layer, weight in zip(model.blocks, (basis, basis.T)):
@@ -68,27 +85,39 @@ def linear(model):
         nn.init.zeros_(layer.bias)
 
 
-STEMS = {"ours": unchanged, "blurs": blurs}
+def through_2(model):
+    """Our initialisation with two of its eight directions: K and Out have rank 2."""
+    chosen = torch.linalg.qr(torch.randn(8, 2)).Q  # (8, 2), orthonormal columns
+    for block in model.blocks:
+        key, out, value = (layer.weight.data for layer in (block.key, block.out, block.value))
+        key.copy_(chosen @ chosen.T @ key)  # (8, 48)
+        out.copy_(out @ chosen @ chosen.T)  # (48, 8)
+        value.copy_(0.25 * key.mean(0).expand_as(value))  # as in ``init_as_projection``
+    return model
+
+
+STEMS = {"ours": unchanged, "blurs": blurs, "plain": plain}
 HEADS = {  # name: the kind of the blocks, and what then takes their place
     "ultimus": (Ultimus, unchanged),
     "residual": (utils.Residual, unchanged),
+    "across the batch": (AcrossBatch, unchanged),
     "none": (Ultimus, no_blocks),
     "linear": (Ultimus, linear),
 }
-INITS = "projection", "default", "rescaled"  # ours, PyTorch's, PyTorch's with ``rescale``
-AUGMENTATIONS = {
-    "none": None,
-    "crop by 2 and flip": lambda images: random_flip(utils.random_crop(images, 2)),
+INITS = {
+    "projection": lambda model: model,  # ours
+    "default": utils.with_default_init,
+    "through 2": through_2,
 }
-AUGMENTATIONS |= {
-    f"crop by {n}": functools.partial(utils.random_crop, padding=n) for n in (2, 3, 4)
-}
+CROPS = {n: functools.partial(utils.random_crop, padding=n) for n in (2, 3, 4)}
+AUGMENTATIONS = {f"crop by {n}": crop for n, crop in CROPS.items()}
+AUGMENTATIONS["crop by 2 and flip"] = lambda images: random_flip(CROPS[2](images))
+AUGMENTATIONS["none"] = None
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One training. The defaults are those of the notebook. ValueError: an unknown stem, head, init
-    or augmentation."""
+    """One training. The defaults are those of the notebook."""
 
     name: str
     stem: str = "ours"
@@ -100,37 +129,14 @@ class Setting:
     augment: str = "crop by 4"
     mirror: bool = True  # X over the image and its mirror image
 
-    def __post_init__(self):
-        for field, known in dict(stem=STEMS, head=HEADS, init=INITS, augment=AUGMENTATIONS).items():
-            if getattr(self, field) not in known:
-                raise ValueError(
-                    f"{self.name}: {field} {getattr(self, field)!r} is none of {', '.join(known)}"
-                )
 
-
-def build(setting, images=None):
-    """The network of a setting; ``images``, normalised (B, 3, 32, 32), are what ``rescale``
-    needs."""
-    model = UltimusNet() if setting.mirror else OneImage()
-    STEMS[setting.stem](model.stem)
+def build(setting):
+    """The network of a setting."""
     kind, replace = HEADS[setting.head]
-    model.blocks = nn.Sequential(*[kind() for _ in range(4)])
-    model.init_as_projection()
+    model = UltimusNet(kind) if setting.mirror else OneImage(kind)
+    STEMS[setting.stem](model.stem)
     replace(model)
-    model = model if setting.init == "projection" else utils.with_default_init(model)
-    if setting.init == "rescaled":
-        rescale(model, images)
-    return model
-
-
-@torch.no_grad()
-def rescale(model, images):
-    """Scale each block's Out so that the variance between images stays (as LSUV,
-    https://arxiv.org/abs/1511.06422)."""
-    x = copy.deepcopy(model).train().features(images)
-    for block in model.blocks:
-        block.out.weight *= (x.var(0).sum() / block(x).var(0).sum()).sqrt()
-        x = block(x)
+    return INITS[setting.init](model)
 
 
 def quiet():
@@ -139,8 +145,10 @@ def quiet():
 
 
 def splits(data, validation):
-    """Training and held-out (images, labels): the test set, or the last tenth of a fixed shuffle of
-    the others."""
+    """Training and held-out (images, labels).
+
+    Held out is the test set or, for ``validation``, the last tenth of a fixed shuffle of the rest.
+    """
     if not validation:
         return (data.train_images, data.train_labels), (data.test_images, data.test_labels)
     order = torch.randperm(len(data.train_images), generator=torch.Generator().manual_seed(0))
@@ -148,23 +156,27 @@ def splits(data, validation):
     return [(data.train_images[part], data.train_labels[part]) for part in parts]
 
 
+def load():
+    """CIFAR-10 as ``utils.Data``. RuntimeError: there is only the stand-in."""
+    with quiet() as printed:
+        data = utils.load_cifar10()
+    if utils.on_stand_in():
+        raise RuntimeError(f"{printed.getvalue()}the experiments want the real CIFAR-10")
+    return data
+
+
 def prepare(setting, seed, validation=False, device=None):
     """Everything for a training of one setting under one seed; ``validation`` as in ``splits``.
 
     Returns (model, device, training batches, optimizer, scheduler), in the order of
-    ``utils.train``, and the held-out batches. Raises RuntimeError: there is only the stand-in.
+    ``utils.train``, and the held-out batches. RuntimeError as in ``load``.
     """
-    with quiet() as printed:
-        data = utils.load_cifar10()
-    if utils.on_stand_in:
-        raise RuntimeError(f"{printed.getvalue()}the experiments want the real CIFAR-10")
-    training, held_out = splits(data, validation)
+    training, held_out = splits(load(), validation)
     torch.manual_seed(seed)
     device = device or utils.pick_device()
-    model = build(setting, utils.normalize(training[0][:512])).to(device)
-    batches = utils.Batches(
-        *training, device, setting.batch_size, True, AUGMENTATIONS[setting.augment]
-    )
+    model = build(setting).to(device)
+    augment = AUGMENTATIONS[setting.augment]
+    batches = utils.Batches(*training, device, setting.batch_size, shuffle=True, transform=augment)
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
     scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device)
@@ -173,9 +185,9 @@ def prepare(setting, seed, validation=False, device=None):
 def run(setting, seed, validation=False):
     """Train one setting under one seed.
 
-    Returns a dict: the setting; seed; training and held-out accuracy in % after the last epoch, the
-    latter also "mirrored" (of the mean softmax of image and mirror image); effective_rank as in
-    experiments/README.md; curve, the held-out accuracy after each epoch.
+    Returns a dict: the setting; seed; training and held-out accuracy in % after the last epoch; the
+    latter also "mirrored", of the mean softmax of image and mirror image, and asked again in other
+    batches than those of 512 in their order; curve, the held-out accuracy after each epoch.
     """
     (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
     history = []
@@ -185,12 +197,18 @@ def run(setting, seed, validation=False):
     def both_views(images):
         return model(images).softmax(1) + model(images.flip(3)).softmax(1)
 
+    def asked(order=slice(None), **options):
+        again = utils.Batches(held_out.images[order], held_out.labels[order], device, **options)
+        return round(utils.accuracy(*utils.predict(model, device, again)), 2)
+
     return asdict(setting) | dict(
         seed=seed,
         train_accuracy=round(history[-1]["train_accuracy"], 2),
         accuracy=round(history[-1]["test_accuracy"], 2),
         mirrored=round(utils.accuracy(*utils.predict(model, device, held_out, both_views)), 2),
-        effective_rank=utils.directions(model.eval(), utils.normalize(held_out.images[:512])),
+        in_batches_of_8=asked(batch_size=8),
+        one_by_one=asked(batch_size=1),
+        sorted_by_class=asked(held_out.labels.argsort(stable=True)),
         curve=" ".join(f"{row['test_accuracy']:.2f}" for row in history),
     )
 
@@ -204,35 +222,36 @@ def job(row):
     return Setting(**values), int(row["seed"])
 
 
-def run_all(path, jobs, **options):
-    """Run the (Setting, seed) pairs that the CSV at ``path`` does not have yet, one per core; add a
-    row for each.
+def start_worker():
+    """A worker has one thread, and ends with its parent, however that ends."""
+    torch.set_num_threads(1)
+    watch = threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True)
+    watch.start()
 
-    Ctrl-C, or a row that cannot be written, ends it. An error of one run is raised after the
-    others.
+
+def run_all(path, jobs, **options):
+    """Run the (Setting, seed) pairs that the CSV at ``path`` lacks, one per core; add their rows.
+
+    Ctrl-C, or a row that cannot be written, ends it. An error of a run is raised after the others.
     """
     done = {job(row) for row in read(path)}
     jobs = [pair for pair in jobs if pair not in done]
     workers = 1 if utils.pick_device().type == "cuda" else torch.get_num_threads()
     print(f"{path.name}: {len(done)} runs, {len(jobs)} to do, {workers} at a time", flush=True)
     queue, running, failed = iter(jobs), set(), []
-    with ProcessPoolExecutor(
-        workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        bar = tqdm(total=len(jobs), file=sys.stdout)  # tells the time that is left
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
+    with pool, tqdm(total=len(jobs), file=sys.stdout) as bar:
         while True:  # no run waits in the pool, which would start it even after Ctrl-C
-            running |= {
-                pool.submit(run, *pair, **options) for pair in islice(queue, workers - len(running))
-            }
+            for pair in islice(queue, workers - len(running)):
+                running.add(pool.submit(run, *pair, **options))
             if not running:
                 break
             ended, running = wait(running, return_when=FIRST_COMPLETED)
             bar.update(len(ended))
             failed += [future for future in ended if future.exception()]
             for row in [future.result() for future in ended if not future.exception()]:
-                tqdm.write(
-                    f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %", file=sys.stdout
-                )
+                text = f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %"
+                tqdm.write(text, file=sys.stdout)
                 append(path, [row])
     for future in failed:
         future.result()  # raises what stopped a run
@@ -240,9 +259,8 @@ def run_all(path, jobs, **options):
 
 def read(path):
     """The rows of a CSV, all values as text; none if it is not there yet."""
-    return (
-        list(csv.DictReader(path.read_text(encoding="utf-8").splitlines())) if path.exists() else []
-    )
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return list(csv.DictReader(text.splitlines()))
 
 
 def values(rows, name, column="accuracy"):
@@ -251,23 +269,18 @@ def values(rows, name, column="accuracy"):
     return [float(row[column]) for row in rows if row[column]]
 
 
-def curves(rows, name):
-    """The accuracy after each epoch, a list for each row of this name."""
-    return [
-        [float(accuracy) for accuracy in row["curve"].split()]
-        for row in rows
-        if row["name"] == name
-    ]
-
-
 def append(path, rows):
     """Add rows, dicts, to a CSV. A column that it lacks is added, empty in its older rows."""
-    rows = read(path) + rows
-    part = path.with_suffix(".part")  # takes the CSV's place when it is whole
+    with FileLock(path.with_suffix(".lock")):  # another process may write to the same table
+        write(path, read(path) + rows)
+
+
+def write(path, rows):
+    """Write a CSV of rows, dicts. It takes the place of an older one when it is whole."""
+    part = path.with_suffix(".part")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
     with open(part, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(
-            file, list(dict.fromkeys(name for row in rows for name in row)), lineterminator="\n"
-        )
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
     part.replace(path)

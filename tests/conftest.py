@@ -1,4 +1,4 @@
-"""Set-up for all tests, and the small data that they train on."""
+"""Set-up for all tests, and the small network and data that they use."""
 
 import matplotlib
 import pytest
@@ -16,7 +16,7 @@ def surroundings(monkeypatch, tmp_path):
     """No proxy catches what goes to this machine, and each test has an output folder of its own."""
     monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path))
-    monkeypatch.setattr(utils, "on_stand_in", False)
+    monkeypatch.setattr(utils.CIFAR10, "replaced", False, raising=False)
 
 
 @pytest.fixture
@@ -32,23 +32,7 @@ def net():
 def small():
     """96 images of random pixels: Batches of 16 for training and for the test."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = torch.randint(256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
     options = dict(images=images, labels=torch.arange(96) % 10, batch_size=16)
-    return utils.Batches(**options, shuffle=True, transform=utils.random_crop), utils.Batches(
-        **options
-    )
-
-
-@pytest.fixture
-def training(net, small):
-    """Everything that ``utils.fit`` takes for two epochs, the history last."""
-    optimizer = utils.adam(net)
-    return (
-        net,
-        torch.device("cpu"),
-        *small,
-        optimizer,
-        utils.one_cycle(optimizer, 2, 6, [0.005, 0.001]),
-        2,
-        [],
-    )
+    train = utils.Batches(**options, shuffle=True, transform=utils.random_crop)
+    return train, utils.Batches(**options)

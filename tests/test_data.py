@@ -1,232 +1,274 @@
 """What a user relies on when data are loaded, augmented and batched."""
 
 import hashlib
+import importlib
 import pickle
+import shutil
 import socket
 import socketserver
-import tarfile
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
+from torch.testing import assert_close
 from torchvision.datasets import CIFAR10
 
 import utils
 
+RANDOM = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
 
-def address(reply, requests):
-    """Where a server sends ``reply`` and hangs up, or stays silent for a second if it is None."""
+
+def test_the_classes_have_cifar10s_names_in_its_order():
+    names = "airplane automobile bird cat deer dog frog horse ship truck"
+    assert " ".join(utils.CLASSES) == names
+
+
+# --- CIFAR-10 and its stand-in --------------------------------------------------------------------
+
+
+def address(content, delay=0):
+    """Where this machine serves a file, after ``delay`` seconds."""
 
     def handle(connection, *_):
-        requests.append(connection.recv(1000))
-        time.sleep(1 if reply is None else 0)
-        connection.sendall(reply or b"")
+        connection.recv(1000)
+        time.sleep(delay)
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n" + content)
 
     server = socketserver.TCPServer(("127.0.0.1", 0), handle)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    return f"http://127.0.0.1:{server.server_address[1]}/{CIFAR10.filename}"
+    return f"http://127.0.0.1:{server.server_address[1]}"
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """``CIFAR10`` downloads a tiny archive of 5 x 20 and 20 images from this machine. The stand-in
-    is tiny too."""
-    folder = tmp_path / "archive" / CIFAR10.base_folder
+def root(tmp_path, monkeypatch):
+    """``CIFAR10_ROOT``, where nothing is yet. CIFAR-10 is tiny: 5 x 20 and 20 images.
+
+    Its files are in ``files``, its archive is in ``archive`` and at its address.
+    """
+    folder = tmp_path / "files" / CIFAR10.base_folder
     folder.mkdir(parents=True)
     names = [name for name, _ in CIFAR10.train_list + CIFAR10.test_list]
-    for seed, name in enumerate([*names, "batches.meta"]):
-        pixels = np.random.default_rng(seed).integers(0, 256, (20, 3072), dtype=np.uint8)
-        content = {"data": pixels, "labels": 2 * list(range(10)), "label_names": utils.CLASSES}
+    content = {
+        "data": RANDOM.reshape(20, 3072),
+        "labels": 2 * list(range(10)),
+        "label_names": [],
+    }
+    for name in [*names, "batches.meta"]:
         (folder / name).write_bytes(pickle.dumps(content))
-    with tarfile.open(tmp_path / "archive.tar.gz", "w:gz") as tar:
-        tar.add(folder, CIFAR10.base_folder)
-    archive = (tmp_path / "archive.tar.gz").read_bytes()
-    monkeypatch.setattr(utils, "stand_in", lambda: utils.Data(7 * [0], 7 * [0], 2 * [0], 2 * [0]))
-    monkeypatch.setattr(
-        CIFAR10, "train_list", [(name, None) for name in names[:5]]
-    )  # no checksum of its own
-    monkeypatch.setattr(CIFAR10, "test_list", [(names[5], None)])
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": None})
-    monkeypatch.setattr(CIFAR10, "tgz_md5", hashlib.md5(archive).hexdigest())
-    requests = []
-    monkeypatch.setattr(CIFAR10, "url", address(b"HTTP/1.1 200 OK\r\n\r\n" + archive, requests))
-    return requests
+    archive = f"{tmp_path}/archive/cifar-10-python"
+    content = Path(shutil.make_archive(archive, "gztar", tmp_path / "files")).read_bytes()
+    facts = {
+        "url": address(content),
+        "tgz_md5": hashlib.md5(content).hexdigest(),
+        "train_list": [(name, None) for name in names[:5]],
+        "test_list": [(names[5], None)],
+        "meta": CIFAR10.meta | {"md5": None},
+    }
+    for name, fact in facts.items():
+        monkeypatch.setattr(CIFAR10, name, fact)
+    root = tmp_path / "new" / "root"
+    monkeypatch.setenv("CIFAR10_ROOT", str(root))
+    return root
 
 
-def test_what_is_missing_is_downloaded_and_what_is_there_is_read_the_right_way_up(
-    server, tmp_path, monkeypatch, capfd
-):
-    root, line = (
-        tmp_path / "new" / "images",
-        f"CIFAR-10 ({tmp_path}/new/images): 100 training and 20 test images\n",
-    )
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("CIFAR10_ROOT", "~/new/images")
-    first = utils.load_cifar10()
-    out, err = capfd.readouterr()
-    assert out.endswith(line) and err == ""
-    monkeypatch.setattr(CIFAR10, "url", "nowhere")
-    assert all(torch.equal(a, b) for a, b in zip(first, utils.load_cifar10()))
-    assert capfd.readouterr() == (line, "")
-    assert first.train_images.shape == (100, 3, 32, 32) and first.train_images.dtype == torch.uint8
-    assert first.train_labels.tolist() == 10 * list(range(10))
-    raw = pickle.loads((root / CIFAR10.base_folder / "test_batch").read_bytes())["data"]
-    assert first.test_images[7, 1, 2, 3] == raw[7, 1 * 1024 + 2 * 32 + 3]
-
-
-def start(_):
+def load(_):
     return len(utils.load_cifar10().train_images)
 
 
-def test_of_two_first_starts_at_once_one_downloads_and_both_have_the_images(
-    server, tmp_path, monkeypatch
-):
-    monkeypatch.setenv("CIFAR10_ROOT", str(tmp_path))
+def test_images_and_labels_are_those_of_the_files(root):
+    data = utils.load_cifar10()
+    assert torch.equal(data.test_images, torch.tensor(RANDOM))
+    assert data.train_labels.tolist() == 10 * list(range(10))
+
+
+def test_a_download_is_no_error_and_the_log_says_what_was_read(root, capfd):
+    utils.load_cifar10()
+    out, error = capfd.readouterr()
+    assert out.endswith(f"CIFAR-10 ({root}): 100 training and 20 test images\n")
+    assert error == ""
+
+
+@pytest.mark.parametrize("there", ["files", "archive"])
+def test_what_is_there_is_not_downloaded(root, tmp_path, monkeypatch, there):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CIFAR10_ROOT", f"~/{there}")
+    monkeypatch.setattr(CIFAR10, "url", "nowhere")
+    for path in tmp_path.glob("files/*/batches.meta"):
+        path.unlink()  # not needed
+    assert load(0) == 100
+
+
+def test_two_first_starts_at_once_both_have_the_images(root):
     with ProcessPoolExecutor(2, get_context("fork")) as pool:  # which keep what is patched
-        assert list(pool.map(start, range(2))) == [100, 100]
-    assert len(server) == 2  # of one download: torchvision asks for the address first
+        assert list(pool.map(load, range(2))) == [100, 100]
 
 
 @pytest.mark.parametrize(
-    "reply, reason",
+    "name, fact, reason",
     [
-        (None, "timed out"),
-        (
-            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5000\r\nhalf of a chunk",
-            "IncompleteRead",
-        ),
-        (
-            b"HTTP/1.1 200 OK\r\n\r\n<html>Please log in to this network</html>",
-            "File not found or corrupted",
-        ),
-        ("no address", "unknown url type"),
+        ("url", address(b"", 1), "timed out"),
+        ("url", "http://127.0.0.1/a b", "InvalidURL"),
+        ("url", "no address", "unknown url type"),
+        ("tgz_md5", "that of another file", "File not found or corrupted"),
     ],
 )
-def test_while_a_download_fails_the_stand_in_takes_its_place(
-    server, tmp_path, monkeypatch, capfd, reply, reason
-):
+def test_a_failed_download_gives_the_stand_in(root, monkeypatch, capfd, name, fact, reason):
     monkeypatch.setattr(utils, "TIMEOUT", 0.5)
-    monkeypatch.setenv("CIFAR10_ROOT", "")  # as if it were not set: data
-    monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(CIFAR10, "url", reply if isinstance(reply, str) else address(reply, []))
-        assert len(utils.load_cifar10().train_images) == 7
-    out, err = capfd.readouterr()
-    assert "NOT CIFAR-10: SYNTHETIC STAND-IN" in out and reason in out and err == ""
-    assert out.endswith("synthetic stand-in (made here): 7 training and 2 test images\n")
-    assert utils.on_stand_in and socket.getdefaulttimeout() is None
-    assert (
-        utils.output_folder() == tmp_path / "synthetic stand-in"
-        and utils.output_folder("images").is_dir()
-    )
-    assert (
-        len(utils.load_cifar10().train_images) == 100
-        and (tmp_path / "data" / CIFAR10.base_folder).is_dir()
-    )
-    assert utils.output_folder() == tmp_path and not utils.on_stand_in
+    monkeypatch.setattr(CIFAR10, name, fact)
+    assert load(0) == 5_000 and utils.on_stand_in()
+    out, error = capfd.readouterr()
+    assert "NOT CIFAR-10: SYNTHETIC STAND-IN" in out and reason in out
+    assert out.endswith("synthetic stand-in (made here): 5,000 training and 1,000 test images\n")
+    assert error == "" and socket.getdefaulttimeout() is None
 
 
-def test_the_stand_in_has_a_tenth_of_the_images_is_the_same_each_time_and_its_classes_can_be_learned():
+def test_results_of_the_stand_in_go_to_a_folder_of_their_own(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "replaced", True)
+    assert utils.output_folder("a") == tmp_path / "synthetic stand-in" / "a"
+    utils.load_cifar10()
+    assert utils.output_folder("a") == tmp_path / "a"
+
+
+@pytest.mark.parametrize("clear", [False, True])  # as the autoreload of IPython 7 does
+def test_a_reload_of_the_module_does_not_forget_the_stand_in(monkeypatch, clear):
+    monkeypatch.setattr(CIFAR10, "replaced", True)
+    kept = {"__name__": "utils", "__loader__": utils.__loader__}
+    with mock.patch.dict(vars(utils), kept, clear=clear):
+        assert importlib.reload(utils).on_stand_in()
+
+
+def test_the_stand_in_is_the_same_each_time_and_changes_no_other_draw():
     before = torch.get_rng_state()
-    data = utils.stand_in()
-    assert torch.equal(torch.get_rng_state(), before) and data.train_labels[:9].tolist() == [
-        6,
-        8,
-        8,
-        4,
-        8,
-        0,
-        0,
-        1,
-        6,
-    ]
-    assert data.train_images.shape == (5_000, 3, 32, 32) and data.test_images.shape == (
-        1_000,
-        3,
-        32,
-        32,
-    )
-    assert data.train_images.dtype == torch.uint8 and data.train_labels.dtype == torch.int64
-    means = torch.stack(
-        [data.train_images[:1000][data.train_labels[:1000] == c].float().mean(0) for c in range(10)]
-    )
-    nearest = torch.cdist(data.test_images[:500].flatten(1).float(), means.flatten(1)).argmin(1)
-    assert (nearest == data.test_labels[:500]).float().mean() > 0.9
+    labels = utils.stand_in().train_labels[:9]
+    assert labels.tolist() == [6, 5, 4, 7, 2, 0, 2, 6, 1]
+    assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_central_square_of_a_picture_becomes_the_input_the_way_up_that_a_viewer_shows_or_it_is_refused(
-    tmp_path,
-):
-    pixels, exif = (
-        np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8),
-        Image.Exif(),
-    )
-    picture = Image.fromarray(pixels)
-    exif[0x0112] = 6  # stored sideways, to be turned back by the viewer
-    picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "picture.png", exif=exif)
+# --- Pictures -------------------------------------------------------------------------------------
+
+PIXELS = torch.tensor(RANDOM[:1])
+PICTURE = Image.fromarray(RANDOM[0].transpose(1, 2, 0))
+# Orientation 6, and an XResolution of (-1, 0), which Pillow reads but cannot write
+BROKEN = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+BROKEN += b"\x01\x1a\0\x0a\0\0\0\x01\0\0\0&\0\0\0\0\xff\xff\xff\xff\0\0\0\0"
+SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+@pytest.fixture
+def read(tmp_path):
+    """Saves a picture and reads it."""
+
+    def read(picture, name="picture.png", **options):
+        picture.save(tmp_path / name, **options)
+        return utils.load_picture(tmp_path / name)
+
+    return read
+
+
+def test_the_central_square_of_a_picture_is_read(read):
+    picture = PICTURE.resize((60, 40))
     centre = picture.resize((32, 32), Image.Resampling.BILINEAR, box=(10, 0, 50, 40))
-    expected = torch.from_numpy(np.array(centre)).permute(2, 0, 1)[None]
-    assert torch.equal(utils.load_picture(tmp_path / "picture.png"), expected)
-    for kind in ("F", "I", "I;16"):
-        Image.new(kind, (32, 32), 1).save(tmp_path / "picture.tiff")
-        with pytest.raises(ValueError, match="picture.tiff has more than 8 bits per channel"):
-            utils.load_picture(tmp_path / "picture.tiff")
+    assert torch.equal(read(picture), read(centre))
 
 
-@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "RGB", "L"])
-def test_what_a_picture_hides_under_transparent_pixels_is_white(tmp_path, kind):
+@pytest.mark.parametrize("name", ["picture.png", "picture.tiff"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_its_exif_data_say(read, orientation, name):
+    picture = PICTURE.copy()
+    exif = picture.getexif()
+    exif[ExifTags.Base.Orientation] = orientation
+    assert torch.equal(read(picture, name, exif=exif), read(ImageOps.exif_transpose(picture)))
+
+
+def test_other_exif_data_may_be_broken(read):
+    stored = read(PICTURE, "picture.jpg")
+    image = read(PICTURE, "picture.jpg", exif=BROKEN)
+    assert torch.equal(image, stored.rot90(-1, (2, 3)))
+
+
+def test_a_picture_of_200_megapixels_is_read(read):
+    read(Image.new("L", (16320, 12240)), "picture.jpg")
+
+
+@pytest.mark.parametrize("kind", ["F", "I", "I;16"])
+def test_more_than_8_bits_per_channel_are_refused(read, kind):
+    with pytest.raises(ValueError, match="picture.tiff has more than 8 bits per channel"):
+        read(Image.new(kind, (32, 32)), "picture.tiff")
+
+
+def test_the_colour_profile_is_applied(read):
+    swapped = SRGB.replace(b"rXYZ", b"swap").replace(b"gXYZ", b"rXYZ").replace(b"swap", b"gXYZ")
+    image = read(PICTURE, icc_profile=swapped)  # its red is sRGB's green
+    assert_close(image, PIXELS[:, [1, 0, 2]], atol=2, rtol=0)
+
+
+@pytest.mark.parametrize("profile", [SRGB[:300], SRGB.replace(b"RGB ", b"CMYK")])
+def test_a_damaged_profile_or_one_of_other_channels_is_ignored(read, profile):
+    assert torch.equal(read(PICTURE, icc_profile=profile), PIXELS)
+
+
+@pytest.mark.parametrize("kind", ["RGBA", "LA"])
+def test_what_a_picture_hides_under_transparent_pixels_is_white(read, kind):
     picture = Image.new("RGBA", (64, 64), (90, 90, 90, 255))
     picture.paste((7, 7, 7, 0), (0, 0, 64, 32))  # hidden: nearly black
-    stored = picture.convert("RGB").quantize(2) if kind == "P" else picture.convert(kind)
-    hidden = {} if kind in ("RGBA", "LA") else {"transparency": stored.getpixel((0, 0))}
-    stored.save(tmp_path / "picture.png", **hidden)
-    image = utils.load_picture(tmp_path / "picture.png")
-    assert (image[:, :, :15] == 255).all() and (image[:, :, 17:] == 90).all()
+    image = read(picture.convert(kind))
+    assert (image[:, :, :15] == 255).all()
+    assert (image[:, :, 17:] == 90).all()
 
 
-def test_crops_and_normalisation_are_what_they_say_and_each_image_draws_its_own():
+# --- Batches --------------------------------------------------------------------------------------
+
+
+def test_each_image_draws_its_own_of_all_81_crops():
     torch.manual_seed(0)
-    image = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
-    padded = F.pad(image, [4] * 4, mode="reflect")
-    windows = {
-        padded[0, :, y : y + 32, x : x + 32].numpy().tobytes() for y in range(9) for x in range(9)
-    }
-    assert {
-        crop.numpy().tobytes() for crop in utils.random_crop(image.expand(2000, -1, -1, -1))
-    } == windows
-    channels = zip(image[0].tolist(), utils.MEAN, utils.STD)
-    expected = [
-        [[(pixel / 255 - mean) / std for pixel in row] for row in rows]
-        for rows, mean, std in channels
+    padded = F.pad(PIXELS[0], [4] * 4, mode="reflect")
+    places = [(y, x) for y in range(9) for x in range(9)]
+    expected = {padded[:, y : y + 32, x : x + 32].numpy().tobytes() for y, x in places}
+    crops = utils.random_crop(PIXELS.repeat(2000, 1, 1, 1))
+    assert {crop.numpy().tobytes() for crop in crops} == expected
+
+
+def test_normalised_images_have_the_statistics_of_cifar10():
+    statistics = [
+        [0.4914, 0.4822, 0.4465],
+        [0.2470, 0.2435, 0.2616],
     ]
-    torch.testing.assert_close(
-        utils.normalize(image)[0], torch.tensor(expected), atol=1e-5, rtol=1e-5
-    )
-    assert utils.normalize(image).is_contiguous(
-        memory_format=torch.channels_last
-    )  # faster on a CPU
+    mean, std = torch.tensor(statistics).view(2, 3, 1, 1)
+    expected = (PIXELS / 255 - mean) / std
+    assert_close(utils.normalize(PIXELS), expected, atol=1e-5, rtol=0)
+
+
+def test_images_that_are_not_bytes_are_not_normalised():
     with pytest.raises(TypeError, match="float32.*uint8"):
-        utils.normalize(image.float())
+        utils.normalize(PIXELS.float())
 
 
-def test_training_batches_hold_every_image_once_in_a_new_order_test_batches_keep_it_and_labels_must_match(
-    small,
-):
-    images = utils.normalize(small[1].images)
-    shuffled = utils.Batches(small[1].images, torch.arange(96), batch_size=19, shuffle=True)
-    orders = [torch.cat([y for _, y in shuffled]) for _ in range(2)]
-    assert all(
-        order.sort().values.tolist() == list(range(96)) for order in orders
-    ) and not torch.equal(*orders)
-    assert [len(y) for _, y in shuffled] == [19, 19, 19, 19, 19, 1] and len(shuffled) == 6
-    assert all(torch.equal(x, images[y]) for x, y in shuffled)
-    assert torch.equal(torch.cat([x for x, _ in small[1]]), images)
-    for images, labels in ((0, 0), (4, 3)):
-        with pytest.raises(ValueError, match=f"{images} images and {labels} labels"):
-            utils.Batches(small[1].images[:images], small[1].labels[:labels])
+def test_shuffled_batches_hold_every_image_once_in_a_new_order(small):
+    images = small[1].images
+    batches = utils.Batches(images, torch.arange(96), shuffle=True)
+    [(shuffled, first)] = batches
+    [(_, second)] = batches
+    assert sorted(first.tolist()) == list(range(96))
+    assert torch.equal(shuffled, utils.normalize(images)[first])
+    assert not torch.equal(first, second)
+
+
+def test_test_batches_keep_the_order_and_the_last_may_be_smaller(small):
+    batches = utils.Batches(small[1].images, torch.arange(96), batch_size=50)
+    labels = [labels.tolist() for _, labels in batches]
+    assert labels == [list(range(50)), list(range(50, 96))]
+    assert len(batches) == 2
+
+
+@pytest.mark.parametrize("images, labels", [(0, 0), (4, 3)])
+def test_batches_want_images_and_a_label_for_each(images, labels):
+    with pytest.raises(ValueError, match=f"{images} images and {labels} labels"):
+        utils.Batches(torch.zeros(images), torch.zeros(labels))

@@ -1,7 +1,8 @@
-"""What a user relies on in the notebook and the READMEs, on this machine, on Colab and on
-Kaggle."""
+"""What a user relies on in the notebook and the READMEs, on this machine, Colab and Kaggle."""
 
 import base64
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -14,229 +15,184 @@ import pytest
 import utils
 from experiments import ablation, readme, run
 from experiments.harness import EPOCHS
-from experiments.readme import NOTEBOOK, READMES, ROOT, fill, parts
+from experiments.readme import NOTEBOOK, READMES, ROOT
 
-README, TABLES = (path.read_text(encoding="utf-8") for path in READMES)
+PAGES = [path.read_text("utf-8") for path in READMES]
 
 
 @pytest.fixture
-def cells():
-    return [
-        cell for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"
-    ]
+def notebook():
+    return nbformat.read(NOTEBOOK, as_version=4)
 
 
-def test_every_cell_was_executed_in_order_without_error_stream_widget_or_escape_and_its_figure_is_the_saved_one(
-    cells,
-):
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    pictures = []
-    for output in (output for cell in cells for output in cell.outputs):
-        assert output.output_type != "error" and output.get("name", "stdout") == "stdout"
-        assert not any(c in output.get("text", "") for c in "\r\x1b\b")
-        assert not any("widget" in kind for kind in output.get("data", {}))
-        pictures += (
-            [base64.b64decode(output.data["image/png"])]
-            if "image/png" in output.get("data", {})
-            else []
-        )
-    names = "augmented_samples block_spectra lr_finder lr_schedule test_train_loss_accuracy misclassified_imgs"
-    for shown, name in zip(
-        pictures, f"{names} confusion_matrix attention_maps".split(), strict=True
-    ):
-        assert shown == (ROOT / "images" / f"{name}.png").read_bytes(), name
+@pytest.fixture
+def cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+@pytest.fixture
+def outputs(cells):
+    return [output for cell in cells for output in cell.outputs]
+
+
+def test_every_cell_was_executed_in_order(cells):
+    counts = [cell.execution_count for cell in cells]
+    assert counts == [*range(1, len(cells) + 1)]
+
+
+def test_no_output_is_an_error_a_warning_or_a_bar_that_overwrites_itself(outputs):
+    for output in outputs:
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        assert not re.search("[\r\x1b\b]", output.get("text", ""))
+
+
+def test_each_figure_of_the_notebook_is_a_saved_one_with_an_alternative_text(outputs):
+    files = [path.read_bytes() for path in ROOT.glob("images/*.png")]
+    figures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert figures
+    for figure in figures:
+        assert base64.b64decode(figure.data["image/png"]) in files
+        assert figure.metadata["image/png"]["alt"]
 
 
 def test_the_settings_of_the_notebook_are_those_of_the_experiments(cells):
-    (cell,) = [
-        cell for cell in cells if "parameters" in cell.metadata.get("tags", [])
-    ]  # that papermill changes
-    namespace, ours = {}, ablation.OURS
-    exec(cell.source, namespace)
-    expected = dict(
-        EPOCHS=EPOCHS, BATCH_SIZE=ours.batch_size, MAX_LR=ours.max_lr, BLOCK_RATE=ours.block_rate
-    )
-    assert namespace | expected == namespace and "import" not in cell.source
+    (source,) = [cell.source for cell in cells if "tags" in cell.metadata]  # for papermill
+    settings, ours = {}, ablation.OURS
+    exec(source, settings)
+    rates = settings["MAX_LR"], settings["BLOCK_RATE"]
+    assert rates == (ours.max_lr, ours.block_rate)
+    assert settings["BATCH_SIZE"] == ours.batch_size
+    assert settings["EPOCHS"] == EPOCHS
 
 
-def test_the_measured_parts_of_the_pages_are_those_of_a_run_on_cifar10_and_its_log_has_our_rates():
-    notebook = nbformat.read(NOTEBOOK, as_version=4)
-    assert notebook.metadata["accelerator"] == "GPU"  # for Colab
-    texts, pages = parts(notebook), [README, TABLES, *(cell.source for cell in notebook.cells)]
-    assert [fill(page, texts) for page in pages] == pages, "run python -m experiments.readme"
-    assert all(f"<!-- {name} -->" in README + TABLES for name in texts)
-    text = nbformat.writes(notebook)
-    assert (
-        "50,000 training and 10,000 test images" in text and "391 training steps per epoch" in text
-    )
-    rates, _ = (
-        utils.plot_schedule(EPOCHS, 391, ablation.OURS.max_lr, ablation.OURS.block_rate)
-        .axes[0]
-        .lines
-    )
-    logged = [
-        float(rate) for rate in re.findall(r"\(LR: (\S+)\)\nBatch_id=390 .* 391/391 ", texts["log"])
-    ]
-    assert logged == pytest.approx(rates.get_ydata()[::391], abs=1e-12)
-    for wrong in ("EPOCH: 1 ", "[synthetic stand-in]\\nEPOCH: 1 "), ("EPOCH: 1 ", "EPOCH: 0 "):
-        with pytest.raises(ValueError, match="no log of 24 epochs on CIFAR-10"):
-            parts(nbformat.reads(text.replace(*wrong), as_version=4))
-
-
-@pytest.mark.parametrize("path", READMES, ids=lambda path: path.parent.name)
-def test_every_relative_link_and_image_of_a_readme_exists_and_images_have_alt_texts(path):
-    page = path.read_text(encoding="utf-8")
-    links = re.findall(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)", page)
-    links += [
-        ("!", alt, target) for target, alt in re.findall(r'<img src="(\S+)".* alt="(.*)">', page)
-    ]
-    assert len(links) > 10 and all(len(alt) > 5 for image, alt, _ in links if image)
-    for name, _, heading in (
-        target.partition("#") for _, _, target in links if not target.startswith("http")
-    ):
-        linked = path.parent / name if name else path
-        headings = (
-            re.findall(r"^#+ (.*)", linked.read_text("utf-8"), re.MULTILINE) if heading else []
-        )
-        assert linked.exists() and (
-            not heading or heading in [h.lower().replace(" ", "-") for h in headings]
-        ), name
+def test_the_pages_have_each_measured_part_as_it_was_measured(notebook):
+    texts = readme.parts(notebook)
+    for name in texts:
+        assert f"<!-- {name} -->" in "".join(PAGES)
+    for page in [*PAGES, *(cell.source for cell in notebook.cells)]:
+        assert readme.fill(page, texts) == page, "run python -m experiments.readme"
 
 
 def test_ci_runs_exactly_the_readmes_test_command():
-    (command,) = re.findall(r"^(python3 -m venv .*pytest --nbval)$", README, re.MULTILINE)
-    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert command in (ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8")
+    (command,) = re.findall("^python3 -m venv .*pytest --nbval$", PAGES[0], re.MULTILINE)
+    for path in (".ci/run", ".github/workflows/tests.yml"):
+        assert f"{command}\n" in (ROOT / path).read_text("utf-8")
 
 
-def test_the_readmes_snippet_names_the_class_of_a_picture_with_the_committed_weights(
-    tmp_path, monkeypatch, capsys
-):
-    (snippet,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    PIL.Image.effect_mandelbrot((70, 50), (-2, -1, 1, 1), 20).save(tmp_path / "picture.jpg")
-    (tmp_path / "ultimus.pt").write_bytes((ROOT / "ultimus.pt").read_bytes())
+@pytest.mark.parametrize("path", READMES)
+def test_the_files_that_a_readme_links_exist(path):
+    page = path.read_text("utf-8")
+    for link in re.findall(r'(?:\]\(|src=")(?!http)([^)"#]+)', page):
+        assert (path.parent / link).exists()
+
+
+def test_the_snippets_of_the_readme_run(small, tmp_path, monkeypatch):
+    PIL.Image.new("RGB", (70, 50)).save(tmp_path / "picture.jpg")
+    (tmp_path / "ultimus.pt").symlink_to(ROOT / "ultimus.pt")
     monkeypatch.chdir(tmp_path)
-    exec(snippet, {})
-    names, shares = zip(*re.findall(r"^(\w+): (\d+\.\d)%$", capsys.readouterr().out, re.MULTILINE))
-    assert (
-        len(names) == 3
-        and {*names} < {*utils.CLASSES}
-        and sorted(map(float, shares))[::-1] == [*map(float, shares)]
-    )
+    monkeypatch.setattr(utils, "load_cifar10", lambda: utils.Data(*[small[1].images] * 4))
+    for snippet in re.findall("```python\n(.*?)```", PAGES[0], re.DOTALL):
+        exec(snippet, {})
 
 
-OURS, THEIRS = (
-    "Residual = output_folder = Ultimus = UltimusNet = None\n",
-    "Ultimus = theirs\n",
-)  # an error of theirs
+OURS, THEIRS = "__getattr__ = str\n", "an error of theirs\n"  # ours has every name
 INSTALLS = 2 * "install -q --no-deps torchsummary torch-lr-finder\n"
 PLACES = {  # what tells the set-up where it is
     "colab": "import sys; sys.modules['google.colab'] = sys",
     "kaggle": "import os; os.environ['KAGGLE_KERNEL_RUN_TYPE'] = 'Interactive'",
-    "elsewhere": "get_ipython().register_magic_function(print, magic_name='pip')",
+    "elsewhere": "",
+}
+LINES = """
+get_ipython().register_magic_function(print, magic_name='pip')
+{0}
+{1}
+{1}
+import model9, utils
+print({{os.path.relpath(os.path.dirname(m.__file__)) for m in (model9, utils)}})
+"""
+ENVIRONMENT = {  # without the user's settings
+    "PATH": os.environ["PATH"],
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_VALUE_0": "https://github.com/shreyash-99/EVA8",
 }
 
 
-def set_up(cells, folder, address, place):
-    """Run the set-up twice as in ``place``, with ``address`` for its own. What it installs, an
-    error, its folder."""
-    lines = [PLACES["elsewhere"], PLACES[place], cells[0].source, cells[0].source]
-    lines += [
-        "import model9, utils; print({os.path.relpath(os.path.dirname(m.__file__)) for m in (model9, utils)})"
-    ]
-    environment = os.environ | dict(
-        HOME=str(folder), IPYTHONDIR=str(folder / ".ipython"), GIT_CONFIG_COUNT="1"
-    )
-    environment["PYTHONPATH"] = str(folder / "EVA8" / "Session_9_Assignment")
-    environment["GIT_CONFIG_KEY_0"] = f"url.file://{address}.insteadOf"
-    environment["GIT_CONFIG_VALUE_0"] = "https://github.com/shreyash-99/EVA8"
-    command = [sys.executable, "-m", "IPython", "-c", "\n".join(lines)]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True
-    ).stdout
+@pytest.fixture
+def content(tmp_path):
+    """A working folder with a file of the user's own. In a URL its name would have a space."""
+    content = tmp_path / "a%20b"
+    (content / "address" / "Session_9_Assignment").mkdir(parents=True)
+    (content / "utils.py").write_text(THEIRS)
+    return content
 
 
-def put(folder, text, names=("model9.py", "utils.py")):
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).write_text(text, encoding="utf-8")
+def set_up(cells, content, place, published):
+    """Run the set-up twice as in ``place``; at the notebook's address are files ``published``.
 
-
-def prepare(folder, text):
-    """In ``folder``, what stands at the address, and a working folder with an EVA8 and a utils.py
-    of the user's own."""
-    put(folder / "address" / "Session_9_Assignment", text)
-    git = "git init -q && git add -A && git -c user.name=a -c user.email=a@example.com commit -q -m 'hand in'"
-    subprocess.run(git, cwd=folder / "address", shell=True, check=True)
-    put(folder / "content" / "EVA8" / "Session_9_Assignment", THEIRS)
-    put(folder / "content", THEIRS, ["utils.py"])
-    return folder / "content"
+    What it installs, and an error or the folder of its files.
+    """
+    address = content / "address"
+    environment = ENVIRONMENT | {
+        "HOME": str(content),
+        "GIT_CONFIG_KEY_0": f"url.{address.as_uri()}.insteadOf",
+    }
+    options = dict(env=environment, capture_output=True, text=True)
+    for name in ("model9.py", "utils.py"):
+        (address / "Session_9_Assignment" / name).write_text(published)
+    git = "git init -q; git add -A; git -c user.name=a -c user.email=a@b.c commit -qm a"
+    subprocess.run(git, shell=True, cwd=address, **options)
+    command = LINES.format(PLACES[place], cells[0].source)
+    shell = [sys.executable, "-m", "IPython", "-c", command]
+    return subprocess.run(shell, cwd=content, **options).stdout
 
 
 @pytest.mark.parametrize("place", ["colab", "kaggle"])
-def test_alone_on_colab_or_kaggle_the_notebook_fetches_its_files_and_uses_no_others(
-    cells, tmp_path, place
-):
-    content = prepare(tmp_path, OURS)
+def test_alone_on_colab_or_kaggle_the_notebook_fetches_its_files(cells, content, place):
     for _ in range(2):  # the second time after a restart
-        printed = set_up(cells, content, tmp_path / "address", place)
+        printed = set_up(cells, content, place, OURS)
         assert printed == INSTALLS + "{'ultimus-cifar10/Session_9_Assignment'}\n"
 
 
-@pytest.mark.parametrize("place, bad", [("colab", "none"), ("kaggle", ""), ("elsewhere", "")])
-def test_without_its_files_the_set_up_says_what_to_do_and_beside_them_it_uses_no_others(
-    cells, tmp_path, place, bad
-):
-    content = prepare(tmp_path, THEIRS)
-    address = bad or tmp_path / "address"
-    error = set_up(cells, content, address, place)
-    assert (
-        f"model9.py and utils.py of this notebook in {content}. Put them there, then run" in error
-    )
-    put(content, OURS)
-    assert set_up(cells, content, address, place) == INSTALLS * (place != "elsewhere") + "{'.'}\n"
+@pytest.mark.parametrize("place", ["kaggle", "elsewhere"])
+def test_without_its_files_the_notebook_asks_for_them(cells, content, place):
+    asked = f"model9.py and utils.py of this notebook in {content}. Put them there, then run"
+    assert asked in set_up(cells, content, place, THEIRS)
 
 
-ASIDE, FILES = "run of the notebook as it was", ("notebook.ipynb", "ultimus.pt")
 SAVE = """
 import os, pathlib, signal, time
-folder = pathlib.Path(os.environ["ULTIMUS_OUTPUT"], "{}")
-folder.mkdir(exist_ok=True)
-(folder / "ultimus.pt").write_text("new")
-print("EPOCH: 1")
+pathlib.Path(os.environ["ULTIMUS_OUTPUT"], "ultimus.pt").write_text("new")
 """
+STOP = "os.kill(os.getppid(), signal.{}); time.sleep(9)"
 
 
-@pytest.mark.parametrize(
-    "folder, then, ending, changed",
-    [
-        ("", "", "This was a run on CIFAR-10.", {*FILES, "README.md"}),
-        (utils.STAND_IN, "", "This was no run", {f"{utils.STAND_IN}/{name}" for name in FILES}),
-        (
-            "",
-            "open('notebook.ipynb', 'a').write('\\n')",
-            f"{ASIDE}.\n",
-            {f"{ASIDE}/{n}" for n in FILES} | {FILES[0]},
-        ),
-        ("", "os.kill(os.getppid(), signal.SIGINT); time.sleep(60)", "KeyboardInterrupt", set()),
-    ],
-)
-def test_the_main_command_changes_only_what_its_run_may(
-    tmp_path, monkeypatch, capsys, folder, then, ending, changed
-):
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Run a notebook of one cell; the files that are then in its folder, and its outputs."""
+
+    def start(then):
+        cell = nbformat.v4.new_code_cell(SAVE + then)
+        nbformat.write(nbformat.v4.new_notebook(cells=[cell]), readme.NOTEBOOK)
+        with contextlib.suppress(SystemExit):
+            run.main()
+        (cell,) = nbformat.read(readme.NOTEBOOK, as_version=4).cells
+        return {path.name for path in tmp_path.iterdir()}, len(cell.outputs)
+
+    # A terminal without the bar's characters:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     monkeypatch.setattr(readme, "ROOT", tmp_path)
-    monkeypatch.setattr(readme, "NOTEBOOK", tmp_path / "notebook.ipynb")
-    monkeypatch.setattr(readme, "main", lambda: (tmp_path / "README.md").touch())
-    cell = nbformat.v4.new_code_cell(SAVE.format(folder) + then)
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell]), readme.NOTEBOOK)
-    before = readme.NOTEBOOK.read_bytes()
-    try:
-        run.main()
-    except SystemExit as error:
-        print(error)
-    text = capsys.readouterr().out
-    assert text.startswith("EPOCH: 1\n") and ending in text
-    written = [
-        path for path in tmp_path.rglob("*") if path.is_file() and path.read_bytes() != before
-    ]
-    assert {path.relative_to(tmp_path).as_posix() for path in written} == changed
+    monkeypatch.setattr(readme, "NOTEBOOK", tmp_path / "a.ipynb")
+    monkeypatch.setattr(readme, "main", lambda: None)
+    monkeypatch.setenv("IPYTHONDIR", "")  # a run sets it
+    return start
+
+
+def test_a_run_on_cifar10_renews_the_notebook_and_the_weights(start):
+    assert start("print('█')") == ({"a.ipynb", "ultimus.pt"}, 1)
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_stopped_run_changes_nothing(start, name):
+    assert start(STOP.format(name)) == ({"a.ipynb"}, 0)

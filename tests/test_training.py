@@ -8,141 +8,174 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.testing import assert_close
 
 import utils
-from model9 import UltimusNet
 
 EPOCH = re.compile(
     r"EPOCH: (?P<epoch>\d+) \(LR: (?P<lr>\S+)\)\n"
     r"Batch_id=\d+ Loss=(?P<train_loss>\d+\.\d{5}) Accuracy=(?P<train_accuracy>\d{1,3}\.\d\d)%: "
-    r"100%\|█{10}\| (?P<steps>\d+)/(?P=steps) \[\d\d:\d\d<00:00, +\d+\.\d\d(it/s|s/it)\]\n"
-    r"Test set: Average loss: (?P<test_loss>\d+\.\d{4}), Accuracy: \d+/\d+ \((?P<test_accuracy>\d{1,3}\.\d\d)%\)\n\n"
+    r"100%\|█{10}\| (?P<steps>\d+)/(?P=steps) \[\d\d:\d\d<00:00, +\d+\.\d\d(it/s|s/it)\] *\n"
+    r"Test set: Average loss: (?P<test_loss>\d+\.\d{4}), "
+    r"Accuracy: \d+/\d+ \((?P<test_accuracy>\d{1,3}\.\d\d)%\)\n\n"
 )
+PUBLISHED = """\
+EPOCH: 1 (LR: 0.0005)
+Batch_id=97 Loss=1.97109 Accuracy=17.78%: 100%|██████████| 98/98 [00:24<00:00,  4.05it/s]
+Test set: Average loss: 1.9128, Accuracy: 1821/10000 (18.21%)
+
+"""
 
 
 def parse(log):
-    """The history that a log tells of."""
+    """The epochs that a log tells of, and what else it says."""
     log = re.sub(r".*\r(?=[^\n])", "", log)  # what a terminal shows of the progress
-    assert EPOCH.sub("", log) == ""
-    return [
-        {name: float(value) for name, value in epoch.groupdict().items()}
-        for epoch in EPOCH.finditer(log)
-    ]
+    return [epoch.groupdict() for epoch in EPOCH.finditer(log)], EPOCH.sub("", log)
+
+
+@pytest.fixture
+def training(net, small):
+    """What ``utils.fit`` takes for two epochs, the history last."""
+    optimizer = utils.adam(net)
+    scheduler = utils.one_cycle(optimizer, 2, 6, [0.005, 0.001])
+    return net, "cpu", *small, optimizer, scheduler, 2, []
+
+
+# --- Optimizer and schedule -----------------------------------------------------------------------
 
 
 def test_the_schedule_at_the_published_settings_is_the_published_one():
-    published = [
-        0.0014394972305070302,
-        0.004257988922028121,
-        0.004425001594387756,
-        0.0036445328443877553,
-    ]
-    published += [
-        0.0028640640943877554,
-        0.002083595344387755,
-        0.0013031265943877547,
-        0.0005226578443877552,
-    ]
-    rates, _ = utils.plot_schedule(24, 98, 0.005, 1).axes[0].lines
-    assert rates.get_ydata()[98 :: 3 * 98] == pytest.approx(published, abs=1e-12)  # from epoch 2
+    optimizer = torch.optim.SGD([torch.zeros(1)])
+    scheduler, rates = utils.one_cycle(optimizer, 24, 98, 0.005), []
+    for _ in range(24 * 98):
+        rates += scheduler.get_last_lr()
+        optimizer.step()
+        scheduler.step()
+    published = [0.0014394972305, 0.0044250015944, 0.0028640640944, 0.0013031265944]
+    assert rates[98 :: 6 * 98] == pytest.approx(published, abs=1e-12)  # of epoch 2, 8, 14, 20
 
 
-def test_the_blocks_are_the_last_group_of_the_optimizer(net):
-    others, own = utils.adam(net).param_groups
-    assert {id(p) for p in own["params"]} == {id(p) for p in net.blocks.parameters()}
-    assert len(others["params"]) + len(own["params"]) == len(list(net.parameters()))
+def test_fewer_than_six_steps_are_refused(net):
+    with pytest.raises(ValueError, match="got 5 steps in all"):
+        utils.one_cycle(utils.adam(net), 1, 5, 0.01)
 
 
-def test_the_lr_finder_leaves_the_model_alone_prints_nothing_and_slows_the_blocks(
-    net, small, capfd
-):
-    before, rates = copy.deepcopy(net.state_dict()), []
-    hook = register_optimizer_step_post_hook(
-        lambda adam, *_: rates.append([g["lr"] for g in adam.param_groups])
-    )
-    curve, mark = (
-        utils.find_lr(net, small[0], max_lr=0.015, block_rate=0.25, steps=20).axes[0].lines
-    )
+def test_adam_is_pytorchs_and_the_blocks_are_its_last_group(net):
+    reference = torch.optim.Adam(net.parameters(), fused=True).param_groups[0]
+    others, blocks = utils.adam(net).param_groups
+    own = {id(parameter) for parameter in net.blocks.parameters()}
+    assert {id(parameter) for parameter in blocks.pop("params")} == own
+    assert len(others.pop("params")) + len(own) == len(reference.pop("params"))
+    assert others == blocks == reference
+
+
+# --- LR finder ------------------------------------------------------------------------------------
+
+
+def test_the_lr_finder_leaves_the_model_alone_and_prints_nothing(net, small, capfd):
+    before = copy.deepcopy(net.state_dict())
+    utils.find_lr(net, small[0], 0.015, 0.25, steps=12)
+    assert capfd.readouterr() == ("", "")
+    assert_close(net.state_dict(), before, atol=0, rtol=0)
+
+
+def test_the_lr_finder_gives_the_blocks_their_share_of_the_rate(net, small):
+    shares = []
+
+    def note(optimizer, *_):
+        others, blocks = optimizer.param_groups
+        shares.append(blocks["lr"] / others["lr"])
+
+    hook = register_optimizer_step_post_hook(note)
+    utils.find_lr(net, small[0], 0.015, 0.25, steps=12)
     hook.remove()
-    assert capfd.readouterr() == ("", "") and rates[0][0] == pytest.approx(1e-4)
-    assert all(torch.equal(before[name], tensor) for name, tensor in net.state_dict().items())
-    assert len(curve.get_xdata()) > 5 and list(mark.get_xdata()) == [0.015, 0.015]
-    assert [blocks for _, blocks in rates] == pytest.approx([0.25 * others for others, _ in rates])
+    assert shares == pytest.approx(len(shares) * [0.25])
 
 
-def test_one_seed_gives_one_log_of_the_published_format_which_tells_the_history_and_of_the_stand_in(
-    small, capsys
-):
-    published = "Batch_id=97 Loss=1.97109 Accuracy=17.78%: 100%|██████████| 98/98 [00:24<00:00,  4.05it/s]\n"
-    published += "Test set: Average loss: 1.9128, Accuracy: 1821/10000 (18.21%)\n\n"
-    assert parse("EPOCH: 1 (LR: 0.0005)\n" + published)
-    logs = []
-    for mark in ("", "[synthetic stand-in]\n"):
-        utils.on_stand_in = mark != ""
+@pytest.mark.parametrize("steps, bias", [(5, 0), (10, torch.nan)])
+def test_the_lr_finder_refuses_five_steps_and_losses_of_nan(net, small, steps, bias):
+    net.fc.bias.data.fill_(bias)
+    with pytest.raises(ValueError, match="over five steps with finite losses"):
+        utils.find_lr(net, small[0], 0.015, 0.25, steps)
+
+
+# --- Loops ----------------------------------------------------------------------------------------
+
+
+def test_the_log_has_the_published_format_and_tells_the_history(training, capsys):
+    utils.fit(*training)
+    log, error = capsys.readouterr()
+    assert parse(PUBLISHED)[1] == parse(log)[1] == error == ""
+    for row, logged in zip(training[-1], parse(log)[0], strict=True):
+        logged = {name: float(value) for name, value in logged.items()}
+        assert logged.pop("steps") == 6 and row.pop("seconds") > 0
+        assert row == pytest.approx(logged, rel=6e-3)
+
+
+def test_the_log_says_that_the_images_are_of_the_stand_in(training, monkeypatch, capsys):
+    monkeypatch.setattr(utils.CIFAR10, "replaced", True)
+    utils.fit(*training)
+    assert parse(capsys.readouterr().out)[1] == "[synthetic stand-in]\n"
+
+
+def test_each_batch_is_a_step_of_the_schedule(training):
+    utils.fit(*training)
+    *_, scheduler, _, _ = training
+    assert scheduler.last_epoch == 12
+
+
+@pytest.fixture
+def uneven(small):
+    """A batch of 90 images and one of 6."""
+    return utils.Batches(small[1].images, small[1].labels, batch_size=90)
+
+
+def measure(net, batches):
+    """Mean loss and accuracy over the images, in the mode of the network."""
+    logits = torch.cat([net(images) for images, _ in batches])
+    labels = torch.arange(96) % 10
+    right = (logits.argmax(1) == labels).sum().item()
+    loss = F.cross_entropy(logits, labels).item()
+    return pytest.approx((loss, 100 * right / 96), abs=1e-4)
+
+
+def test_one_seed_gives_one_training(net, small):
+    results = []
+    for model in (copy.deepcopy(net), net):
         torch.manual_seed(3)
-        model, history = UltimusNet(), []
         optimizer = utils.adam(model)
-        utils.fit(
-            model,
-            "cpu",
-            *small,
-            optimizer,
-            utils.one_cycle(optimizer, 2, 6, [0.01, 0.002]),
-            2,
-            history,
-        )
-        log, err = capsys.readouterr()
-        assert log.startswith(mark) and "Batch_id=5 " in log and "/96 (" in log and err == ""
-        logs.append(parse(log.removeprefix(mark)))
-    assert logs[0] == logs[1] and optimizer.param_groups[1]["betas"] == (0.9, 0.999)
-    for row, logged in zip(history, logs[1], strict=True):
-        assert (row["epoch"], row["lr"]) == (logged["epoch"], logged["lr"])
-        assert row.pop("seconds") > 0 and logged.pop("steps") == 6
-        assert row == pytest.approx(logged, abs=6e-3)
+        scheduler = utils.one_cycle(optimizer, 1, 6, 0.01)
+        results.append(utils.train(model, "cpu", small[0], optimizer, scheduler, 1))
+    assert results[0] == results[1]
 
 
-def test_losses_and_accuracies_are_means_over_the_images(net, small):
+def test_training_results_are_means_over_the_images_in_training_mode(net, uneven):
     optimizer = utils.adam(net)
-    images, labels = utils.normalize(small[1].images), small[1].labels
-    batches = [(images[:90], labels[:90]), (images[90:], labels[90:])]  # of unequal size
-    trained = utils.train(
-        net, "cpu", batches, optimizer, utils.one_cycle(optimizer, 1, 10, max_lr=1e-30), 1
-    )
-    logits = torch.cat(
-        [net(x) for x, _ in batches]
-    )  # still in training mode: each batch its own statistics
-    tested = utils.test(net, "cpu", batches)
-    for result, scores in ((trained, logits), (tested, net.eval()(images))):
-        expected = (
-            F.cross_entropy(scores, labels).item(),
-            100 * (scores.argmax(1) == labels).float().mean().item(),
-        )
-        assert result == pytest.approx(expected, abs=1e-4)
+    scheduler = utils.one_cycle(optimizer, 1, 10, max_lr=1e-30)
+    results = utils.train(net.eval(), "cpu", uneven, optimizer, scheduler, 1)
+    assert results == measure(net.train(), uneven)
 
 
-def test_a_gpu_that_this_torch_has_no_kernels_for_is_left_alone_and_it_says_why(
-    monkeypatch, capsys
-):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(
-        torch.nn,
-        "Conv2d",
-        Mock(side_effect=RuntimeError("CUDA error: no kernel image is available")),
-    )
-    assert utils.pick_device() == torch.device("cpu")
-    assert "(RuntimeError: CUDA error: no kernel image is available)" in capsys.readouterr().out
+def test_test_results_are_means_over_the_images_in_eval_mode(net, uneven):
+    results = utils.test(net.train(), "cpu", uneven)
+    assert results == measure(net.eval(), uneven)
 
 
-@pytest.mark.parametrize(
-    "error", [KeyboardInterrupt("stop"), FloatingPointError("nan in epoch 2 by step 2 of 6")]
-)
-def test_however_a_training_stops_the_reason_is_given_and_finished_epochs_are_in_the_history(
-    training, error
-):
+def test_a_part_that_the_user_froze_stays_in_eval_mode(net, small):
+    net.stem.eval()
+    utils.predict(net, "cpu", small[1])
+    assert net.training and not any(module.training for module in net.stem.modules())
+
+
+STOPS = [KeyboardInterrupt("stop"), FloatingPointError("nan by epoch 2, step 2, LR")]
+
+
+@pytest.mark.parametrize("error", STOPS)
+def test_a_training_that_stops_says_why_and_leaves_the_finished_epochs(training, error):
     model, _, batches, *_, history = training
 
     def transform(images):
-        if history and isinstance(error, KeyboardInterrupt):
+        if history and error is STOPS[0]:
             raise error
         if history:
             model.fc.bias.data.fill_(torch.nan)
@@ -152,35 +185,39 @@ def test_however_a_training_stops_the_reason_is_given_and_finished_epochs_are_in
     with pytest.raises(type(error), match=str(error)):
         utils.fit(*training)
     assert [row["epoch"] for row in history] == [1]
-    with pytest.raises(
-        ValueError, match="has been used: make model, optimizer, scheduler and history anew"
-    ):
-        utils.fit(*training)
-    history.clear()
-    with pytest.raises(ValueError, match="has been used"):
-        utils.fit(*training)  # the scheduler is in the middle of its cycle
 
 
-def test_what_has_no_batches_or_too_few_steps_is_refused(net, training):
-    with pytest.raises(ValueError, match="no batches to predict"):
-        utils.predict(net, "cpu", [])
-    with pytest.raises(ValueError, match="no batches to train on"):
-        utils.train(net, "cpu", [], *training[4:6], 1)
-    with pytest.raises(ValueError, match="got 5 steps in all"):
-        utils.one_cycle(training[4], 1, 5, 0.01)
+@pytest.mark.parametrize(
+    "epochs, history, steps, reason",
+    [
+        (2, [{}], 0, "make model, optimizer, scheduler and history anew"),
+        (2, [], 1, "make model, optimizer, scheduler and history anew"),
+        (3, [], 0, "the scheduler has 12 steps, the training 18"),
+    ],
+)
+def test_fit_refuses_what_is_used_or_does_not_fit(training, epochs, history, steps, reason):
+    *_, optimizer, scheduler, _, _ = training
+    for _ in range(steps):
+        optimizer.step()
+        scheduler.step()
+    with pytest.raises(ValueError, match=reason):
+        utils.fit(*training[:6], epochs, history)
 
 
-def test_under_the_callers_autocast_each_step_computes_with_the_weights_of_the_last(net, small):
-    losses, curves = [], []
-    for model, cached in ((copy.deepcopy(net), True), (net, False)):
+def test_under_the_callers_autocast_each_step_has_the_weights_of_the_last(net, small):
+    losses = []
+    for cached in (True, False):
+        model = copy.deepcopy(net)
         optimizer = utils.adam(model)
+        scheduler = utils.one_cycle(optimizer, 1, 6, 0.01)
         with torch.autocast("cpu", torch.bfloat16, cache_enabled=cached):
-            curves.append(
-                list(utils.find_lr(model, small[1], 0.01, 1, 8).axes[0].lines[0].get_ydata())
-            )
-            losses.append(
-                utils.train(
-                    model, "cpu", small[1], optimizer, utils.one_cycle(optimizer, 1, 6, 0.01), 1
-                )[0]
-            )
-    assert losses[0] == losses[1] and curves[0] == curves[1]
+            losses += utils.train(model, "cpu", small[1], optimizer, scheduler, 1)
+    assert losses[:2] == losses[2:]
+
+
+def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone_and_it_says_why(monkeypatch, capsys):
+    error = RuntimeError("CUDA error: no kernel image is available")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.nn, "Conv2d", Mock(side_effect=error))
+    assert utils.pick_device() == torch.device("cpu")
+    assert f"(RuntimeError: {error})" in capsys.readouterr().out
