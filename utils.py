@@ -72,13 +72,24 @@ class _Files(CIFAR10):
 def _download(root):
     """Download to a folder of its own, then move each file: another download may run meanwhile."""
     root.mkdir(parents=True, exist_ok=True)
-    folder, bar = tempfile.TemporaryDirectory(prefix="download-", dir=root), sys.stdout
-    with folder as new, contextlib.redirect_stderr(bar):  # the bar is no error
+    with (
+        tempfile.TemporaryDirectory(prefix="download-", dir=root) as new,
+        contextlib.redirect_stderr(sys.stdout),  # the bar is no error
+    ):
         if (root / CIFAR10.filename).exists():
             shutil.copy(root / CIFAR10.filename, new)
         CIFAR10(new, train=False, download=True)
         files, place = Path(new, CIFAR10.base_folder), root / CIFAR10.base_folder
         shutil.copytree(files, place, copy_function=os.replace, dirs_exist_ok=True)
+
+
+def _read(root):
+    """The ``Data`` of the files in a folder. RuntimeError: one is missing or damaged."""
+    parts = []
+    for split in (_Files(root), _Files(root, train=False)):
+        parts.append(torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous())
+        parts.append(torch.tensor(split.targets))
+    return Data(*parts)
 
 
 def load_cifar10():
@@ -96,11 +107,10 @@ def load_cifar10():
     socket.setdefaulttimeout(TIMEOUT)
     try:
         try:
-            test = _Files(root, train=False)  # checks all files
-        except RuntimeError:  # missing or damaged
+            data = _read(root)
+        except RuntimeError:
             _download(root)
-            test = _Files(root, train=False)
-        splits = _Files(root), test
+            data = _read(root)
     except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
         CIFAR10.replaced, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
@@ -112,11 +122,6 @@ def load_cifar10():
         )
     else:
         CIFAR10.replaced, source = False, f"CIFAR-10 ({root})"
-        parts = []
-        for split in splits:
-            parts.append(torch.from_numpy(split.data).permute(0, 3, 1, 2).contiguous())
-            parts.append(torch.tensor(split.targets))
-        data = Data(*parts)
     finally:
         socket.setdefaulttimeout(timeout)
     print(
@@ -254,7 +259,7 @@ def adam(model):
     """Adam with two groups of parameters: the blocks are the last, for a rate of their own."""
     blocks = set(model.blocks.parameters())
     others = [parameter for parameter in model.parameters() if parameter not in blocks]
-    groups = [{"params": others}, {"params": list(model.blocks.parameters())}]
+    groups = [{"params": others}, {"params": model.blocks.parameters()}]
     optimizer = torch.optim.Adam(groups, fused=True)
     # an autocast of the caller would go on with the weights of the step before
     optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
@@ -342,8 +347,10 @@ def train(model, device, batches, optimizer, scheduler, epoch):
                 percent = 100 * correct.item() / seen
                 if not math.isfinite(mean):
                     where = f"epoch {epoch}, step {step}, LR {scheduler.get_last_lr()[0]:.6g}"
-                    advice = "lower max_lr, or look for NaN in the images"
-                    raise FloatingPointError(f"the loss is {mean} by {where}: {advice}")
+                    raise FloatingPointError(
+                        f"the loss is {mean} by {where}: "
+                        "lower max_lr, or look for NaN in the images"
+                    )
                 text = f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%"
                 bar.set_description(text, refresh=False)
             scheduler.step()
@@ -472,8 +479,8 @@ class _Pooling(TorchFunctionMode):
 def _sees(probe, images):
     """On how many pixels, along one side, a place in the middle of the last feature map depends."""
     with _Pooling() as pooling:
-        leaf = images.clone().requires_grad_()
-        probe(leaf.clone())
+        leaf = images.requires_grad_()
+        probe(leaf.clone())  # which the network may change in place
         if pooling.pooled is None:
             return max(images.shape[2:])
         height, width = pooling.pooled.shape[2:]
@@ -533,10 +540,10 @@ def diagnose(model, images):
     side = max(images.shape[2:])
 
     print(f"mixes: {mixes}" + "; no sum or product may run over the batch" * mixes)
-    more = "; pools, strides or dilations let it see more" * (2 * sees < side)
-    print(f"sees: {sees} of {side} pixels{more}")
-    more = "; residuals or another initialisation let more through" * (2 * directions < most)
-    print(f"directions: {directions} of {most}{more}")
+    advice = "; pools, strides or dilations let it see more" * (2 * sees < side)
+    print(f"sees: {sees} of {side} pixels" + advice)
+    advice = "; residuals or another initialisation let more through" * (2 * directions < most)
+    print(f"directions: {directions} of {most}" + advice)
     return Diagnosis(mixes, sees, directions)
 
 

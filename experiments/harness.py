@@ -30,7 +30,8 @@ EPOCHS = 24
 class AcrossBatch(utils.Residual):
     """Attention across the batch, as in the published solution: one map from all images of a batch.
 
-    https://github.com/shreyash-99/EVA8/blob/835343031be2482f976b8e2de887c65dd5a16be3/Session_9_Assignment/model9.py
+    Read in Session_9_Assignment/model9.py of https://github.com/shreyash-99/EVA8, commit
+    835343031be2482f976b8e2de887c65dd5a16be3.
     """
 
     def attend(self, x):
@@ -57,7 +58,7 @@ def unchanged(part):
 
 
 def blurs(stem):
-    """Filters 1-2-1 in place of the average pools (Zhang 2019, https://arxiv.org/abs/1904.11486)."""
+    """Filters 1-2-1 for average pools (Zhang 2019, https://arxiv.org/abs/1904.11486)."""
     for part in stem[:2]:
         # (1, 1) / 2 twice is (1, 2, 1) / 4
         part.average = nn.Sequential(nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2))
