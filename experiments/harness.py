@@ -27,12 +27,8 @@ from model9 import Ultimus, UltimusNet
 EPOCHS = 24
 
 
-class AcrossBatch(utils.Residual):
-    """Attention across the batch, as in the published solution: one map from all images of a batch.
-
-    Read in Session_9_Assignment/model9.py of https://github.com/shreyash-99/EVA8, commit
-    835343031be2482f976b8e2de887c65dd5a16be3.
-    """
+class AcrossBatch(Ultimus):
+    """One attention map from all images of a batch. All else is as in the assignment."""
 
     def attend(self, x):
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
@@ -40,11 +36,38 @@ class AcrossBatch(utils.Residual):
         return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
 
 
-class OneImage(UltimusNet):
-    """X is that of the image alone."""
+class AcrossBatchResidual(AcrossBatch, utils.Residual):
+    """x + block(x), the map as in ``AcrossBatch``."""
+
+
+class Published(Ultimus):
+    """As in the published solution: across the batch, and divided by sqrt(8) before the softmax.
+
+    Read in Session_9_Assignment/model9.py of https://github.com/shreyash-99/EVA8, commit
+    835343031be2482f976b8e2de887c65dd5a16be3.
+    """
+
+    def attend(self, x):
+        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
+        attention = (q.T @ k / 8**0.5).softmax(dim=-1)  # (8 x B) x (B x 8) -> (8, 8)
+        return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
+
+
+class OneView(UltimusNet):
+    """X is that of the image alone, without its mirror image."""
 
     def features(self, images):
         return self.pool(self.stem(images)).flatten(1)
+
+
+class Tiles(UltimusNet):
+    """X is the mean over the 16 tiles of an image, so no place sees more than 8 x 8 pixels."""
+
+    def features(self, images):
+        grid = images.reshape(-1, 3, 4, 8, 4, 8)  # (B, 3, rows, height, columns, width)
+        tiles = grid.permute(0, 2, 4, 1, 3, 5).reshape(-1, 3, 8, 8)  # (16B, 3, 8, 8)
+        tiles = tiles.contiguous(memory_format=torch.channels_last)  # as all images on a CPU
+        return self.pool(self.stem(tiles)).view(-1, 16, 48).mean(1)
 
 
 def random_flip(images):
@@ -64,10 +87,11 @@ def blurs(stem):
         part.average = nn.Sequential(nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2))
 
 
-def plain(stem):
-    """Neither pools nor a dilation: one place of the last feature map sees 7 x 7 pixels."""
+def max_pools(stem):
+    """Two max-pools of stride 2 after ReLU, no dilation: a place sees up to 18 x 18 pixels."""
     for part in stem:
-        part.pool = part.average = nn.Identity()
+        part.pool = nn.Identity()
+    stem[0].average = stem[1].average = nn.MaxPool2d(2)
     stem[2].conv.padding = stem[2].conv.dilation = (1, 1)
 
 
@@ -97,11 +121,14 @@ def through_2(model):
     return model
 
 
-STEMS = {"ours": unchanged, "blurs": blurs, "plain": plain}
+STEMS = {"ours": unchanged, "blurs": blurs, "max-pools": max_pools}
+VIEWS = {"both": UltimusNet, "one": OneView, "tiles": Tiles}  # of an image, of which X is the mean
 HEADS = {  # name: the kind of the blocks, and what then takes their place
     "ultimus": (Ultimus, unchanged),
     "residual": (utils.Residual, unchanged),
     "across the batch": (AcrossBatch, unchanged),
+    "across the batch, residual": (AcrossBatchResidual, unchanged),
+    "across the batch, published": (Published, unchanged),
     "none": (Ultimus, no_blocks),
     "linear": (Ultimus, linear),
 }
@@ -128,13 +155,13 @@ class Setting:
     max_lr: float = 0.01
     block_rate: float = 0.1  # the learning rate of the blocks, as a share of the others'
     augment: str = "crop by 4"
-    mirror: bool = True  # X over the image and its mirror image
+    views: str = "both"  # X over the image and its mirror image
 
 
 def build(setting):
     """The network of a setting."""
     kind, replace = HEADS[setting.head]
-    model = UltimusNet(kind) if setting.mirror else OneImage(kind)
+    model = VIEWS[setting.views](kind)
     STEMS[setting.stem](model.stem)
     replace(model)
     return INITS[setting.init](model)
@@ -219,7 +246,7 @@ def job(row):
     values = {}
     for name, field in Setting.__dataclass_fields__.items():
         if row.get(name):
-            values[name] = row[name] == "True" if field.type is bool else field.type(row[name])
+            values[name] = field.type(row[name])
     return Setting(**values), int(row["seed"])
 
 

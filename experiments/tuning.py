@@ -28,7 +28,7 @@ TRIALS = {  # name: changes of our setting
     f"{DEFAULT}, blocks at max_lr": dict(init="default", block_rate=1.0),
     f"{DEFAULT}, blocks at 3 x max_lr": dict(init="default", block_rate=3.0),
     "one view, pools 1-2-1, crop by 2 and flip": dict(
-        mirror=False, stem="blurs", augment="crop by 2 and flip"
+        views="one", stem="blurs", augment="crop by 2 and flip"
     ),
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
