@@ -30,26 +30,27 @@ class Ultimus(nn.Module):
         self.out = nn.Linear(8, 48)
 
     def attend(self, x):
-        """Compute the attention maps and their product with the values.
+        """Compute the attention maps and the output of the block.
 
             AM[i, j] = softmax over j of (q_i k_j), divided by sqrt(8)
             Z[j]     = sum over i of v_i AM[i, j]
+            out      = Out(Z)
 
         Args:
             x: (B, 48).
 
         Returns:
-            AM, (B, 8, 8), each row of sum 1/sqrt(8); and Z, (B, 8).
+            AM, (B, 8, 8), each row of sum 1/sqrt(8); and the output, (B, 48).
         """
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
         scores = torch.einsum("...i,...j->...ij", q, k)  # (B, 8, 8)
         attention = scores.softmax(dim=-1) / 8**0.5  # (B, 8, 8)
-        return attention, torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
+        z = torch.einsum("...i,...ij->...j", v, attention)  # (B, 8)
+        return attention, self.out(z)
 
     def forward(self, x):
         """Map (B, 48) to (B, 48)."""
-        _, z = self.attend(x)
-        return self.out(z)  # (B, 48)
+        return self.attend(x)[1]
 
 
 def convolution(in_channels, out_channels, pool, average, dilation=1):

@@ -1,19 +1,11 @@
 """Everything around the network: data and transforms, training, measurements, plots."""
 
-import os
-
-# libgomp: a thread of PyTorch that waits for another holds its core for a while. On some processors
-# this halves the speed of two trainings at once (experiments/README.md). Only what is set before
-# the import of torch counts.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
 import contextlib
 import copy
 import functools
-import http.client
 import io
 import math
+import os
 import re
 import shutil
 import socket
@@ -29,7 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-from IPython.display import display
+from IPython import display
 from PIL import Image, ImageCms, ImageOps
 from torch import nn
 from torch.overrides import TorchFunctionMode
@@ -76,11 +68,13 @@ def _download(root):
         tempfile.TemporaryDirectory(prefix="download-", dir=root) as new,
         contextlib.redirect_stderr(sys.stdout),  # the bar is no error
     ):
-        if (root / CIFAR10.filename).exists():
-            shutil.copy(root / CIFAR10.filename, new)
+        archive, files = root / CIFAR10.filename, CIFAR10.base_folder
+        if archive.exists():
+            shutil.copy(archive, new)
         CIFAR10(new, train=False, download=True)
-        files, place = Path(new, CIFAR10.base_folder), root / CIFAR10.base_folder
-        shutil.copytree(files, place, copy_function=os.replace, dirs_exist_ok=True)
+        shutil.copytree(
+            Path(new, files), root / files, copy_function=os.replace, dirs_exist_ok=True
+        )
 
 
 def _read(root):
@@ -111,14 +105,14 @@ def load_cifar10():
         except RuntimeError:
             _download(root)
             data = _read(root)
-    except (OSError, http.client.HTTPException, RuntimeError, ValueError) as error:
+    except Exception as error:  # of the network, the server, the disk or the files
         CIFAR10.replaced, source, data = True, f"{STAND_IN} (made here)", stand_in()
         print(
             f"{'*' * 88}\nNOT CIFAR-10: SYNTHETIC STAND-IN IMAGES. "
             "No accuracy below says anything about CIFAR-10.\n"
-            f"CIFAR-10 could not be read from {root} or downloaded from {CIFAR10.url}:\n"
-            f"{type(error).__name__}: {error}\n"
-            f"Remove this cause, or unpack the archive into {root}. Then run again.\n{'*' * 88}"
+            f"Its files could not be read from {root / CIFAR10.base_folder}\n"
+            f"or downloaded from {CIFAR10.url}:\n{type(error).__name__}: {error}\n"
+            f"Put them there, or remove this cause. Then run again.\n{'*' * 88}"
         )
     else:
         CIFAR10.replaced, source = False, f"CIFAR-10 ({root})"
@@ -131,12 +125,11 @@ def load_cifar10():
 
 
 def stand_in():
-    """Make ``Data`` a tenth as large as CIFAR-10's: a random pattern per class, under noise."""
+    """Make ``Data`` a tenth as large as CIFAR-10's: a random colour per class, under noise."""
     generator = torch.Generator().manual_seed(0)
-    draw = functools.partial(torch.randint, 128, generator=generator, dtype=torch.uint8)
-    patterns = draw((10, 3, 4, 4)).repeat_interleave(8, 2).repeat_interleave(8, 3)
     labels = torch.randint(10, (6_000,), generator=generator)
-    images = patterns[labels] + draw((6_000, 3, 32, 32))
+    noise = torch.randint(128, (6_000, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = noise + noise[:10, :, :1, :1][labels]
     return Data(images[:5_000], labels[:5_000], images[5_000:], labels[5_000:])
 
 
@@ -144,12 +137,24 @@ def load_picture(path):
     """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32).
 
     As a viewer shows it: upright, transparent pixels on white, its colour profile applied.
-    ValueError: grey of more than 8 bits, or floats, which ``convert`` would clip.
+    ValueError: no picture that Pillow can read, or one of more than 8 bits per channel.
     """
+    with open(path, "rb") as file:
+        try:
+            picture = _central_square(file)
+        except Exception as error:  # Pillow raises many kinds
+            raise ValueError(
+                f"{error}; save {path} as JPEG or PNG with 8 bits per channel"
+            ) from error
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+
+
+def _central_square(file):
+    """32 x 32 pixels, RGB."""
     with mock.patch.object(Image, "MAX_IMAGE_PIXELS", 256_000_000):  # phones have 200 megapixels
-        picture = Image.open(path)
-    if picture.mode[0] in "IF":
-        raise ValueError(f"{path} has more than 8 bits per channel; save it with 8")
+        picture = Image.open(file)
+    if picture.mode[0] in "IF":  # ``convert`` would clip them
+        raise ValueError(f"{file.name} has more than 8 bits per channel")
     picture.draft(None, (256, 256))  # a JPEG is decoded at a smaller scale: far less memory
     picture.getexif()  # is read, then taken off: exif_transpose would write it, which may fail
     picture.info.pop("exif", None)
@@ -161,8 +166,8 @@ def load_picture(path):
     if profile:
         with contextlib.suppress(ImageCms.PyCMSError):  # a damaged one, or not of RGB
             srgb = ImageCms.createProfile("sRGB")
-            picture = ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            return ImageCms.profileToProfile(picture, io.BytesIO(profile), srgb)
+    return picture
 
 
 def random_crop(images, padding=4):
@@ -170,12 +175,11 @@ def random_crop(images, padding=4):
 
     (B, C, H, W) to the same.
     """
-    size, device = len(images), images.device
+    height, width = images.shape[2:]
     padded = F.pad(images, [padding] * 4, mode="reflect")
-    windows = padded.unfold(2, images.shape[2], 1)
-    windows = windows.unfold(3, images.shape[3], 1)  # (B, C, 2p + 1, 2p + 1, H, W)
-    down, right = torch.randint(2 * padding + 1, (2, size), device=device)
-    return windows[torch.arange(size, device=device), :, down, right]  # (B, C, H, W)
+    down, right = torch.randint(2 * padding + 1, (2, len(images))).tolist()
+    places = zip(padded, down, right)
+    return torch.stack([image[:, y : y + height, x : x + width] for image, y, x in places])
 
 
 def normalize(images):
@@ -221,8 +225,8 @@ class Batches:
 
     def __iter__(self):
         """Yield (images, labels): float32 (B, 3, 32, 32) and int64 (B,)."""
-        n, device = len(self.images), self.images.device
-        order = torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
+        draw = torch.randperm if self.shuffle else torch.arange
+        order = draw(len(self.images), device=self.images.device)
         for batch in order.split(self.batch_size):
             images = self.images.index_select(0, batch)  # on a CPU much faster than images[batch]
             yield normalize(self.transform(images)), self.labels[batch]
@@ -290,6 +294,15 @@ def one_cycle(optimizer, epochs, steps_per_epoch, max_lr):
     )
 
 
+def _copy(model):
+    """A copy of a network. Tensors that it keeps from an earlier call are copied without history.
+
+    ``deepcopy`` alone refuses them.
+    """
+    with mock.patch.object(torch.Tensor, "__deepcopy__", lambda kept, _: kept.detach().clone()):
+        return copy.deepcopy(model)
+
+
 def find_lr(model, batches, max_lr, block_rate, steps=100):
     """LR range test (Smith, https://arxiv.org/abs/1506.01186) from 1e-4 to 1.
 
@@ -300,7 +313,7 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
         warnings.simplefilter("ignore")  # tqdm's notice that its notebook bar is experimental
         from torch_lr_finder import LRFinder, TrainDataLoaderIter, lr_finder
 
-    probe = copy.deepcopy(model)
+    probe = _copy(model)
     optimizer = adam(probe)
     others, blocks = optimizer.param_groups
     optimizer.register_step_pre_hook(lambda *_: blocks.update(lr=block_rate * others["lr"]))
@@ -312,7 +325,7 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
     losses = finder.history["loss"]
     if len(losses) <= 5 or not math.isfinite(losses[0]):  # the plot leaves out the last five
         raise ValueError(f"the range test wants over five steps with finite losses, got {losses}")
-    figure, axes = plt.subplots(figsize=(7, 4))
+    figure, axes = plt.subplots()
     finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
     title = f"LR range test and max_lr = {max_lr}"
     axes.set(title=title, xlabel="learning rate", ylabel="training loss (smoothed)")
@@ -326,11 +339,21 @@ def train(model, device, batches, optimizer, scheduler, epoch):
 
     Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU
     wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not
-    finite. ValueError: no batches.
+    finite.
     """
     model.train()
     losses, correct, seen = [], 0, 0
     every = math.ceil(len(batches) / 4)
+
+    def results():
+        mean = sum(torch.stack(losses).tolist()) / seen
+        if not math.isfinite(mean):
+            raise FloatingPointError(
+                f"the loss is {mean} by epoch {epoch}, step {step}, "
+                f"LR {scheduler.get_last_lr()[0]:.6g}: lower max_lr, or look for NaN in the images"
+            )
+        return mean, 100 * correct.item() / seen
+
     with tqdm(batches, file=sys.stdout, bar_format="{l_bar}{bar:10}{r_bar}") as bar:
         for step, (images, labels) in enumerate(bar, start=1):
             images, labels = images.to(device), labels.to(device)
@@ -343,20 +366,11 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             correct += (logits.argmax(1) == labels).sum()
             seen += len(labels)
             if step % every == 0 or step == len(batches):
-                mean = sum(torch.stack(losses).tolist()) / seen
-                percent = 100 * correct.item() / seen
-                if not math.isfinite(mean):
-                    where = f"epoch {epoch}, step {step}, LR {scheduler.get_last_lr()[0]:.6g}"
-                    raise FloatingPointError(
-                        f"the loss is {mean} by {where}: "
-                        "lower max_lr, or look for NaN in the images"
-                    )
+                mean, percent = results()
                 text = f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%"
                 bar.set_description(text, refresh=False)
             scheduler.step()
-    if not seen:
-        raise ValueError("there are no batches to train on")
-    return mean, percent
+    return results()
 
 
 @contextlib.contextmanager
@@ -373,15 +387,10 @@ def eval_mode(model):
             module.training = True
 
 
-def predict(model, device, batches, function=None):
-    """Logits (N, classes), or ``function`` of the images, and labels (N,), in eval mode."""
+def predict(model, device, batches):
+    """Logits (N, classes) and labels (N,), in eval mode."""
     with eval_mode(model):
-        pairs = [
-            ((function or model)(images.to(device)), labels.to(device))
-            for images, labels in batches
-        ]
-    if not pairs:
-        raise ValueError("there are no batches to predict")
+        pairs = [(model(images.to(device)), labels.to(device)) for images, labels in batches]
     return tuple(map(torch.cat, zip(*pairs)))
 
 
@@ -399,17 +408,15 @@ def test(model, device, batches):
     return loss, percent
 
 
-def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs, history):
+def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs):
     """Train for ``epochs`` and test after each, in the format of the published log.
 
-    Each finished epoch is appended to the empty list ``history``, so that a stopped training keeps
-    it: a dict of epoch, lr (of its first step), train_loss, train_accuracy, test_loss,
-    test_accuracy, seconds. ValueError: used before, or a scheduler of other steps.
+    Yields a dict for each finished epoch, so that a stopped training keeps them: epoch, lr (of its
+    first step), train_loss, train_accuracy, test_loss, test_accuracy, seconds. Nothing is trained
+    before the first is asked for. ValueError: a scheduler that was used, or of other steps.
     """
-    if history or scheduler.last_epoch:
-        raise ValueError(
-            "history or scheduler has been used: make model, optimizer, scheduler and history anew"
-        )
+    if scheduler.last_epoch:
+        raise ValueError("the scheduler has been used: make model, optimizer and scheduler anew")
     steps = epochs * len(train_batches)
     if getattr(scheduler, "total_steps", steps) != steps:
         raise ValueError(f"the scheduler has {scheduler.total_steps} steps, the training {steps}")
@@ -423,8 +430,7 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
             model, device, train_batches, optimizer, scheduler, epoch
         )
         row["test_loss"], row["test_accuracy"] = test(model, device, test_batches)
-        row["seconds"] = time.perf_counter() - started
-        history.append(row)
+        yield row | {"seconds": time.perf_counter() - started}
 
 
 # --- 3. Measurements ------------------------------------------------------------------------------
@@ -432,7 +438,7 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
 
 def with_default_init(model):
     """A copy of the model whose fully connected layers have PyTorch's default initialisation."""
-    model = copy.deepcopy(model)
+    model = _copy(model)
     for module in model.modules():
         if isinstance(module, nn.Linear):
             module.reset_parameters()
@@ -442,55 +448,77 @@ def with_default_init(model):
 class Residual(Ultimus):
     """A block with a residual (He et al., https://arxiv.org/abs/1512.03385), beyond the task."""
 
-    def forward(self, x):
-        return x + super().forward(x)  # (B, 48)
+    def attend(self, x):
+        attention, out = super().attend(x)
+        return attention, x + out  # (B, 8, 8), (B, 48)
 
 
 Diagnosis = namedtuple("Diagnosis", "mixes sees directions")  # as in ``diagnose``
 
 
-class _Pooling(TorchFunctionMode):
-    """Looks at each tensor that a network computes, for its last feature map (B, C, H, W).
+def _mixes(ask, images):
+    """Whether the logits of the image in the middle change when all others are drawn anew."""
+    middle, others = len(images) // 2, 10 * torch.randn_like(images)
+    others[middle] = images[middle]
+    logits = ask(images)
+    change = (ask(others) - logits)[middle].abs().max()
+    return not change <= 1e-13 * logits.abs().max()
 
-    That is the last that is pooled: one number for each channel depends on this channel alone.
-    """
 
-    latest = pooled = None
+class _Maps(TorchFunctionMode):
+    """Keeps the feature maps (N, C, H, W) that a network computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
 
     @torch.enable_grad()
     def __torch_function__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        if not isinstance(out, torch.Tensor) or not out.requires_grad:
-            return out
-        if out.ndim == 4 and out.shape[2:].numel() > 1:
-            self.latest = out
-            if self.pooled is not None and self.pooled.shape == out.shape:
-                self.pooled = None  # of a squeeze and excitation, which goes on with the map
-        elif self.latest is not None and out.numel() == self.latest.shape[:2].numel():
-            first = out.reshape(self.latest.shape[:2])[:, 0].sum()
-            (gradient,) = torch.autograd.grad(
-                first, self.latest, retain_graph=True, materialize_grads=True
-            )
-            if gradient[:, 0].any() and not gradient[:, 1:].any():
-                self.pooled = self.latest
+        if getattr(out, "requires_grad", False) and out.ndim == 4 and min(out.shape[2:]) > 1:
+            self.kept.append(out)
         return out
 
 
-def _sees(probe, images):
-    """On how many pixels, along one side, a place in the middle of the last feature map depends."""
-    with _Pooling() as pooling:
-        leaf = images.requires_grad_()
-        probe(leaf.clone())  # which the network may change in place
-        if pooling.pooled is None:
-            return max(images.shape[2:])
-        height, width = pooling.pooled.shape[2:]
-        place = pooling.pooled[: len(images), :, height // 2, width // 2]
-        (gradient,) = torch.autograd.grad(place.sum(), leaf, materialize_grads=True)
-    seen = gradient.abs().sum((0, 1)).nonzero()  # rows and columns
-    return (seen.amax(0) - seen.amin(0) + 1).max().item() if len(seen) else 0
+def _pooled_map(ask, images):
+    """The last feature map that is pooled, or None: see ``diagnose``."""
+    with _Maps() as maps:
+        logits = ask(images)
+    gradients = torch.autograd.grad(
+        logits.pow(3).sum(), maps.kept, retain_graph=True, materialize_grads=True
+    )
+    for kept, gradient in reversed([*zip(maps.kept, gradients)]):
+        gradient = gradient.flatten(2) / gradient.abs().max()  # NaN if the map is not used
+        same = gradient.isclose(gradient.median(2, keepdim=True)[0])  # (N, C, H W)
+        if (~same).sum(2).max() <= 1:
+            return kept
 
 
-def diagnose(model, images):
+@torch.enable_grad()
+def _sees(features, images):
+    """On how many pixels, along one side, a place in the middle of a feature map depends."""
+    seen = 0
+    for shift in range(len(images)):
+        leaf = images.roll(shift, 0).requires_grad_()
+        maps = features(leaf.clone())
+        if maps is None:
+            return None
+        place = maps[0, :, maps.shape[2] // 2, maps.shape[3] // 2]
+        # the sum over the channels may be constant, and so may that of the squares
+        (gradient,) = torch.autograd.grad(place.pow(3).sum(), leaf)
+        seen = seen + gradient.abs().sum((0, 1))
+    places = seen.nonzero()  # rows and columns
+    return (places.amax(0) - places.amin(0) + 1).max().item()
+
+
+def _directions(logits):
+    """How many singular values of the logits (N, classes) are not nearly zero: see ``diagnose``."""
+    rows = logits - logits.mean(1, keepdim=True)
+    values = torch.linalg.svdvals(rows - rows.mean(0))
+    return (values > 0.001 * rows.norm()).sum().item()
+
+
+def diagnose(model, images, features=None):
     """Ask three questions of a network of images before its training; print and return the answers.
 
     The network is left as it is: a copy computes, in double precision on the CPU.
@@ -498,51 +526,74 @@ def diagnose(model, images):
     Args:
         model: maps (N, C, H, W) to logits (N, classes).
         images: a few hundred normalised training images, (N, C, H, W).
+        features: maps ``images`` to the last feature map, (N, C, H, W), as ``model.stem`` does. If
+            it is not given, the map is searched for: the last in whose channels all places have the
+            same gradient, because their mean follows, or all but one, because their maximum does.
 
     Returns:
         ``Diagnosis``:
         mixes, whether in eval mode an image's logits change with its neighbours in the batch;
-        sees, on how many pixels along one side a place of the last feature map depends (the
-        image's side where no map is found that is pooled into one number per channel, as in a ViT);
-        directions, at most classes - 1: take the mean of each image's logits off, which the softmax
+        sees, on how many pixels along one side a place of the last feature map depends (the image's
+        side if the search finds no map, as in a ViT; a line says so);
+        directions, in how many the logits of the images differ, at most the smaller number of
+        classes and images, less one: take the mean of each image's logits off, which the softmax
         does not see, then the mean over the images. Singular values above 0.001 of the norm before
-        the last step count. BatchNorm uses the images' statistics. If few do, that is known as
-        rank collapse (Dong et al. 2021, https://arxiv.org/abs/2103.03404).
+        the last step count. BatchNorm uses the images' statistics. Few are known as rank collapse
+        (Dong et al. 2021, https://arxiv.org/abs/2103.03404). But a last layer that starts at zero
+        has none and may train well, and large biases in the last layer hide all.
 
     Raises:
-        ValueError: images or logits of another shape; logits that are NaN or change in each call.
+        ValueError: fewer than two images; images or logits of another shape; logits that are NaN or
+            change in each call.
     """
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim != 4 or len(images) < 2 or not images.is_floating_point():
         raise ValueError(
             f"got {images.dtype} of shape {tuple(images.shape)}; "
-            "diagnose wants normalised float images (N, C, H, W)"
+            "diagnose wants normalised float images (N, C, H, W), two or more"
         )
-    probe, images = copy.deepcopy(model).cpu().double().eval(), images.detach().cpu().double()
-    sees, half = _sees(probe, images[:16]), len(images) // 2
-    with torch.no_grad():
-        logits, again = probe(images), probe(images)
-        negative = -images
-        negative[half] = images[half]
-        others = probe(negative)  # the image in the middle has other neighbours
+
+    def ask(images):
+        logits = probe(images.clone())  # which the network may change in place
+        shape = tuple(getattr(logits, "shape", ()))
+        if shape[:-1] != images.shape[:1]:
+            got = shape or type(logits)
+            raise ValueError(f"the network's logits are {got}, not (N, classes)")
+        return logits
+
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.random.fork_rng(devices=[]),
+        contextlib.ExitStack() as stack,
+    ):
+        if features:
+            with eval_mode(model):
+                sees = _sees(features, images[:8])
+        stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+        torch.set_default_dtype(torch.double)  # of tensors that the network makes, too
+        probe, images = _copy(model).cpu().double().eval(), images.cpu().double()
+        if (ask(images) - ask(images)).any():  # NaN, too
+            raise ValueError("the network's logits are NaN or not the same in each call")
+        mixes = _mixes(ask, images)
         for module in probe.modules():
             module.training = isinstance(module, nn.modules.batchnorm._BatchNorm)
-        rows = probe(images)
-    if not logits.isfinite().all():
-        raise ValueError("the network's logits are NaN or infinite")
-    if logits.shape[:-1] != images.shape[:1]:
-        raise ValueError(f"the network's logits are {tuple(logits.shape)}, not (N, classes)")
-    if not torch.equal(logits, again):
-        raise ValueError("the network's logits are not the same in each call")
-    mixes = ((others - logits)[half].abs().max() > 1e-13 * logits.abs().max()).item()
-    rows = rows - rows.mean(1, keepdim=True)
-    values = torch.linalg.svdvals(rows - rows.mean(0))
-    directions, most = (values > 0.001 * rows.norm()).sum().item(), rows.shape[1] - 1
-    side = max(images.shape[2:])
+        logits = ask(images)
+        directions = _directions(logits)
+        if not features:
+            probe.eval()
+            for parameter in probe.parameters():  # one that is zero would hide what it multiplies
+                parameter += 0.1 * torch.randn_like(parameter)
+            sees = _sees(functools.partial(_pooled_map, ask), images[:8])
 
+    side, most = max(images.shape[2:]), min(logits.shape) - 1
     print(f"mixes: {mixes}" + "; no sum or product may run over the batch" * mixes)
-    advice = "; pools, strides or dilations let it see more" * (2 * sees < side)
+    if sees is None:
+        sees, advice = side, ", as no pooled map was found: give it as ``features``"
+    else:
+        advice = "; pools, strides or dilations let it see more" * (2 * sees < side)
     print(f"sees: {sees} of {side} pixels" + advice)
-    advice = "; residuals or another initialisation let more through" * (2 * directions < most)
+    advice = "; residuals or another initialisation let more through, unless the last layer is zero"
+    advice *= 2 * directions < most
     print(f"directions: {directions} of {most}" + advice)
     return Diagnosis(mixes, sees, directions)
 
@@ -553,17 +604,17 @@ def diagnose(model, images):
 def _save(figure, name):
     """Save a figure as images/``name``, marked if its data are the stand-in; return it for display.
 
-    A notebook shows the file itself. Its titles are the text for those who do not see it.
+    A notebook shows the file itself. Its title is the text for those who do not see it.
     """
     if on_stand_in():
         figure.text(0.5, 1.01, f"[{STAND_IN}]", ha="center", color="C3", weight="bold")
     path = output_folder("images") / name
     figure.savefig(path, bbox_inches="tight")
-    titles = [figure.get_suptitle(), *(axes.get_title() for axes in figure.axes)]
-    bundle = {"image/png": path.read_bytes(), "text/plain": repr(figure)}
-    metadata = {"image/png": {"alt": ". ".join(filter(None, titles))}}
+    title = figure.get_suptitle() or ". ".join(axes.get_title() for axes in figure.axes)
     # goes before what %matplotlib inline does
-    figure._ipython_display_ = functools.partial(display, bundle, metadata=metadata, raw=True)
+    figure._ipython_display_ = functools.partial(
+        display.display, display.Image(filename=path, metadata={"alt": title})
+    )
     plt.close(figure)  # a notebook would show it a second time
     return figure
 
@@ -632,12 +683,13 @@ def plot_attention(model, images, labels):
     with eval_mode(model):
         x = model.features(normalize(images))
         for block in model.blocks:
-            maps.append(block.attend(x)[0].cpu())
-            x = block(x)
+            attention, x = block.attend(x)
+            maps.append(attention.cpu())
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
-    shape = len(images), 1 + len(maps)
-    size = 1.5 * shape[1], 1.7 * shape[0]
-    figure, grid = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False)
+    size = 7.5, 1.7 * len(images)
+    figure, grid = plt.subplots(
+        len(images), 1 + len(maps), figsize=size, layout="constrained", squeeze=False
+    )
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])
         for number, (axes, am) in enumerate(zip(row[1:], ams), start=1):

@@ -46,10 +46,15 @@ STALLED = replace(OURS, name="ours with PyTorch's initialisation", init="default
 RESIDUAL = replace(STALLED, name="residuals and PyTorch's initialisation", head="residual")
 LINEAR = replace(OURS, name="linear 48 > 8 > 48", head="linear")
 THROUGH_2 = replace(OURS, name="ours through 2 directions", init="through 2")
+DECAY = [
+    replace(each, name=f"{each.name}, weight decay 0.01", weight_decay=0.01)
+    for each in (OURS, STALLED)
+]
 VARIANTS = [BARE, OURS, RESIDUAL, LINEAR, THROUGH_2, STALLED]
 
-SEEDS = {OURS: 10, BARE: 8, LINEAR: 6, RESIDUAL: 6, STALLED: 5}  # else 3
-ORDER = list(dict.fromkeys([*CUBE, *LADDER, PUBLISHED, *VARIANTS]))
+SEEDS = {OURS: 10, BARE: 8, LINEAR: 6, RESIDUAL: 6, STALLED: 5}
+SEEDS |= dict.fromkeys(DECAY, 2)  # else 3
+ORDER = list(dict.fromkeys([*CUBE, *LADDER, PUBLISHED, *VARIANTS, *DECAY]))
 JOBS = [(setting, seed) for setting in ORDER for seed in range(1, SEEDS.get(setting, 3) + 1)]
 JOBS.sort(key=lambda job: job[1])
 

@@ -1,20 +1,18 @@
-"""Where the time of an epoch goes, and what another training on the same cores costs.
+"""Where the time of an epoch goes.
 
     python -m experiments.benchmark [--device cuda]
 
-Trains for one epoch in three ways, in turn, five times over: *a usual*, torchvision's transforms on
-each image, a DataLoader with two workers and a bar that reads the loss in each step; *b ours*,
-``utils.Batches`` and ``utils.train``; *c floor*, forward, backward and Adam on one batch. On a CPU,
-it then trains ours alone and beside another. When all is measured, it is printed and written to
-benchmark_cpu.txt or benchmark_cuda.txt.
+Trains for one epoch in four ways, in turn, five times over: *usual*, torchvision's transforms on
+each image, a DataLoader with two workers and a bar that reads the loss in each step; the same with
+images that are channels last; *ours*, ``utils.Batches`` and ``utils.train``; *floor*, forward,
+backward and Adam on one batch. When all is measured, it is printed and written to benchmark_cpu.txt
+or benchmark_cuda.txt.
 """
 
 import argparse
 import gc
-import itertools
 import os
 import statistics
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -31,16 +29,15 @@ from experiments.ablation import OURS
 from experiments.harness import prepare, quiet
 
 REPETITIONS = 5
-SPINS = {"300000": "libgomp's default", "10000": "ours"}
 
 
-def usual(model, device, loader, optimizer, scheduler):
+def usual(model, device, loader, optimizer, scheduler, memory_format):
     """A plain loop, which reads the loss in each step."""
     model.train()
     correct = seen = 0
     bar = tqdm(loader, file=sys.stdout)
     for step, (images, labels) in enumerate(bar):
-        images, labels = images.to(device), labels.to(device)
+        images, labels = images.to(device, memory_format=memory_format), labels.to(device)
         optimizer.zero_grad()
         logits = model(images)
         loss = F.cross_entropy(logits, labels)
@@ -76,24 +73,6 @@ def seconds(epoch, device):
     return time.perf_counter() - started
 
 
-def pace():
-    """Steps per second of our training, over 100 steps."""
-    (model, device, batches, *rest), _ = prepare(OURS, seed=1, device=torch.device("cpu"))
-    part = list(itertools.islice(batches, 100))
-    return len(part) / seconds(lambda: utils.train(model, device, part, *rest, 1), device)
-
-
-def crowded(spins, trainings):
-    """The mean ``pace`` of some trainings at once."""
-    training = [sys.executable, "-c", "from experiments.benchmark import pace; print(pace())"]
-    environment = os.environ | {"GOMP_SPINCOUNT": spins}
-    running = [
-        subprocess.Popen(training, env=environment, stdout=subprocess.PIPE)
-        for _ in range(trainings)
-    ]
-    return statistics.mean(float(process.communicate()[0]) for process in running)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
@@ -109,15 +88,16 @@ def main():
     loader = DataLoader(
         dataset, OURS.batch_size, shuffle=True, num_workers=2, pin_memory=device.type == "cuda"
     )
+    training = model, device, loader, optimizer, scheduler
     ways = {
-        "a usual": lambda: usual(model, device, loader, optimizer, scheduler),
-        "b ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
-        "c floor": lambda: floor(model, optimizer, images, labels, len(batches)),
+        "usual": lambda: usual(*training, torch.contiguous_format),
+        "usual, channels last": lambda: usual(*training, torch.channels_last),
+        "ours": lambda: utils.train(model, device, batches, optimizer, scheduler, 1),
+        "floor": lambda: floor(model, optimizer, images, labels, len(batches)),
     }
-    for way in list(ways)[1:]:  # warm-up
+    for way in list(ways)[2:]:  # warm-up
         seconds(ways[way], device)
     repetitions = [[seconds(epoch, device) for epoch in ways.values()] for _ in range(REPETITIONS)]
-    ratios = [statistics.median(times[i] / times[i + 1] for times in repetitions) for i in (0, 1)]
 
     machine = f"torch {torch.__version__}, {utils.device_name(device)}"
     lines = [f"{machine}; medians of {REPETITIONS} epochs:\n"]
@@ -125,19 +105,6 @@ def main():
     for way, times in zip(ways, zip(*repetitions)):
         median = statistics.median(times)
         lines.append(f"| {way} | {median:.2f} | {50_000 / median:,.0f} |")
-    lines.append(
-        "\na/b = {:.2f}, b/c = {:.3f} (medians of the ratios in each repetition)\n".format(*ratios)
-    )
-
-    if device.type == "cpu":
-        lines.append(
-            "| steps per second, medians of 3 | alone | each of two |\n| --- | ---: | ---: |"
-        )
-        for spins, label in SPINS.items():
-            alone, two = (
-                statistics.median(crowded(spins, count) for _ in range(3)) for count in (1, 2)
-            )
-            lines.append(f"| GOMP_SPINCOUNT={spins}, {label} | {alone:.1f} | {two:.1f} |")
     text = "\n".join(lines) + "\n"
     print(text)
     Path(__file__).with_name(f"benchmark_{device.type}.txt").write_text(text, encoding="utf-8")

@@ -14,7 +14,7 @@ import threading
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from itertools import islice
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 
 import torch
 from filelock import FileLock  # which torch requires
@@ -30,27 +30,27 @@ EPOCHS = 24
 class AcrossBatch(Ultimus):
     """One attention map from all images of a batch. All else is as in the assignment."""
 
+    before, after = 1, 8**0.5  # divisors, before and after the softmax
+
     def attend(self, x):
         k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
-        attention = (q.T @ k).softmax(dim=-1) / 8**0.5  # (8 x B) x (B x 8) -> (8, 8)
-        return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
+        scores = q.T @ k / self.before  # (8 x B) x (B x 8) -> (8, 8)
+        attention = scores.softmax(dim=-1) / self.after
+        return attention, self.out(v @ attention)  # (B x 8) x (8 x 8) -> (B, 8) -> (B, 48)
 
 
-class AcrossBatchResidual(AcrossBatch, utils.Residual):
+class AcrossBatchResidual(utils.Residual, AcrossBatch):
     """x + block(x), the map as in ``AcrossBatch``."""
 
 
-class Published(Ultimus):
-    """As in the published solution: across the batch, and divided by sqrt(8) before the softmax.
+class Published(AcrossBatch):
+    """As in the published solution: divided by sqrt(8) before the softmax.
 
     Read in Session_9_Assignment/model9.py of https://github.com/shreyash-99/EVA8, commit
     835343031be2482f976b8e2de887c65dd5a16be3.
     """
 
-    def attend(self, x):
-        k, q, v = self.key(x), self.query(x), self.value(x)  # (B, 8) each
-        attention = (q.T @ k / 8**0.5).softmax(dim=-1)  # (8 x B) x (B x 8) -> (8, 8)
-        return attention, v @ attention  # (B x 8) x (8 x 8) -> (B, 8)
+    before, after = 8**0.5, 1
 
 
 class OneView(UltimusNet):
@@ -76,29 +76,28 @@ def random_flip(images):
     return torch.where(mirrored, images.flip(3), images)
 
 
-def unchanged(part):
+# Each takes a network and returns the network that it changes.
+
+
+def unchanged(model):
     """As in our network."""
+    return model
 
 
-def blurs(stem):
-    """Filters 1-2-1 for average pools (Zhang 2019, https://arxiv.org/abs/1904.11486)."""
-    for part in stem[:2]:
-        # (1, 1) / 2 twice is (1, 2, 1) / 4
-        part.average = nn.Sequential(nn.AvgPool2d(2, 1, 1), nn.AvgPool2d(2))
-
-
-def max_pools(stem):
-    """Two max-pools of stride 2 after ReLU, no dilation: a place sees up to 18 x 18 pixels."""
-    for part in stem:
+def max_pools(model):
+    """Two max-pools of stride 2 after ReLU, no dilation: a place sees 18 x 18 pixels."""
+    for part in model.stem:
         part.pool = nn.Identity()
-    stem[0].average = stem[1].average = nn.MaxPool2d(2)
-    stem[2].conv.padding = stem[2].conv.dilation = (1, 1)
+    model.stem[0].average = model.stem[1].average = nn.MaxPool2d(2)
+    model.stem[2].conv.padding = model.stem[2].conv.dilation = (1, 1)
+    return model
 
 
 def no_blocks(model):
     """X goes to the last layer, which starts as PyTorch's: no eight directions are to be read."""
     model.blocks = nn.Sequential()
     model.fc.reset_parameters()
+    return model
 
 
 def linear(model):
@@ -108,6 +107,7 @@ def linear(model):
     for layer, weight in zip(model.blocks, (basis, basis.T)):
         layer.weight.data.copy_(weight)
         nn.init.zeros_(layer.bias)
+    return model
 
 
 def through_2(model):
@@ -121,8 +121,8 @@ def through_2(model):
     return model
 
 
-STEMS = {"ours": unchanged, "blurs": blurs, "max-pools": max_pools}
-VIEWS = {"both": UltimusNet, "one": OneView, "tiles": Tiles}  # of an image, of which X is the mean
+STEMS = {"ours": unchanged, "max-pools": max_pools}
+VIEWS = {"both": UltimusNet, "one": OneView, "tiles": Tiles}  # of an image; X is their mean
 HEADS = {  # name: the kind of the blocks, and what then takes their place
     "ultimus": (Ultimus, unchanged),
     "residual": (utils.Residual, unchanged),
@@ -133,7 +133,7 @@ HEADS = {  # name: the kind of the blocks, and what then takes their place
     "linear": (Ultimus, linear),
 }
 INITS = {
-    "projection": lambda model: model,  # ours
+    "projection": unchanged,  # ours
     "default": utils.with_default_init,
     "through 2": through_2,
 }
@@ -155,16 +155,17 @@ class Setting:
     max_lr: float = 0.01
     block_rate: float = 0.1  # the learning rate of the blocks, as a share of the others'
     augment: str = "crop by 4"
-    views: str = "both"  # X over the image and its mirror image
+    weight_decay: float = 0.0  # of Adam
+    views: str = "both"
 
 
 def build(setting):
     """The network of a setting."""
-    kind, replace = HEADS[setting.head]
-    model = VIEWS[setting.views](kind)
-    STEMS[setting.stem](model.stem)
-    replace(model)
-    return INITS[setting.init](model)
+    blocks, replace = HEADS[setting.head]
+    model = VIEWS[setting.views](blocks)
+    for change in (STEMS[setting.stem], replace, INITS[setting.init]):
+        model = change(model)
+    return model
 
 
 def quiet():
@@ -206,6 +207,8 @@ def prepare(setting, seed, validation=False, device=None):
     augment = AUGMENTATIONS[setting.augment]
     batches = utils.Batches(*training, device, setting.batch_size, shuffle=True, transform=augment)
     optimizer, rates = utils.adam(model), [setting.max_lr, setting.block_rate * setting.max_lr]
+    for group in optimizer.param_groups:
+        group["weight_decay"] = setting.weight_decay
     scheduler = utils.one_cycle(optimizer, EPOCHS, len(batches), rates)
     return (model, device, batches, optimizer, scheduler), utils.Batches(*held_out, device)
 
@@ -218,25 +221,26 @@ def run(setting, seed, validation=False):
     batches than those of 512 in their order; curve, the held-out accuracy after each epoch.
     """
     (model, device, batches, *rest), held_out = prepare(setting, seed, validation)
-    history = []
     with quiet():
-        utils.fit(model, device, batches, held_out, *rest, EPOCHS, history)
+        history = list(utils.fit(model, device, batches, held_out, *rest, EPOCHS))
+    images, labels = held_out.images, held_out.labels
+    order = labels.argsort(stable=True)
 
-    def both_views(images):
-        return model(images).softmax(1) + model(images.flip(3)).softmax(1)
+    def scores(images, batch_size=512):
+        again = utils.Batches(images, labels, device, batch_size)
+        return utils.predict(model, device, again)[0].softmax(1)
 
-    def asked(order=slice(None), **options):
-        again = utils.Batches(held_out.images[order], held_out.labels[order], device, **options)
-        return round(utils.accuracy(*utils.predict(model, device, again)), 2)
+    def percent(scores, labels):
+        return round(utils.accuracy(scores, labels), 2)
 
     return asdict(setting) | dict(
         seed=seed,
         train_accuracy=round(history[-1]["train_accuracy"], 2),
         accuracy=round(history[-1]["test_accuracy"], 2),
-        mirrored=round(utils.accuracy(*utils.predict(model, device, held_out, both_views)), 2),
-        in_batches_of_8=asked(batch_size=8),
-        one_by_one=asked(batch_size=1),
-        sorted_by_class=asked(held_out.labels.argsort(stable=True)),
+        mirrored=percent(scores(images) + scores(images.flip(3)), labels),
+        in_batches_of_8=percent(scores(images, 8), labels),
+        one_by_one=percent(scores(images, 1), labels),
+        sorted_by_class=percent(scores(images[order]), labels[order]),
         curve=" ".join(f"{row['test_accuracy']:.2f}" for row in history),
     )
 
@@ -260,8 +264,10 @@ def start_worker():
 def run_all(path, jobs, **options):
     """Run the (Setting, seed) pairs that the CSV at ``path`` lacks, one per core; add their rows.
 
-    Ctrl-C, or a row that cannot be written, ends it. An error of a run is raised after the others.
+    Ctrl-C, or a row that cannot be written, ends it at once. An error of a run is raised after the
+    others. RuntimeError as in ``load``.
     """
+    load()
     done = {job(row) for row in read(path)}
     jobs = [pair for pair in jobs if pair not in done]
     workers = 1 if utils.pick_device().type == "cuda" else torch.get_num_threads()
@@ -269,26 +275,33 @@ def run_all(path, jobs, **options):
     queue, running, failed = iter(jobs), set(), []
     pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=start_worker)
     with pool, tqdm(total=len(jobs), file=sys.stdout) as bar:
-        while True:  # no run waits in the pool, which would start it even after Ctrl-C
-            for pair in islice(queue, workers - len(running)):
-                running.add(pool.submit(run, *pair, **options))
-            if not running:
-                break
-            ended, running = wait(running, return_when=FIRST_COMPLETED)
-            bar.update(len(ended))
-            failed += [future for future in ended if future.exception()]
-            for row in [future.result() for future in ended if not future.exception()]:
-                text = f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %"
-                tqdm.write(text, file=sys.stdout)
-                append(path, [row])
+        try:
+            while True:  # no run waits in the pool, which would start it even after Ctrl-C
+                for pair in islice(queue, workers - len(running)):
+                    running.add(pool.submit(run, *pair, **options))
+                if not running:
+                    break
+                ended, running = wait(running, return_when=FIRST_COMPLETED)
+                bar.update(len(ended))
+                failed += [future for future in ended if future.exception()]
+                for row in [future.result() for future in ended if not future.exception()]:
+                    text = f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %"
+                    tqdm.write(text, file=sys.stdout)
+                    append(path, [row])
+        except BaseException:
+            for worker in active_children():  # for which the pool would wait
+                worker.terminate()
+            raise
     for future in failed:
         future.result()  # raises what stopped a run
 
 
 def read(path):
     """The rows of a CSV, all values as text; none if it is not there yet."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return list(csv.DictReader(text.splitlines()))
+    if not path.exists():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def values(rows, name, column="accuracy"):

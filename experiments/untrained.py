@@ -10,18 +10,17 @@ from pathlib import Path
 import torch
 
 import utils
-from experiments.ablation import BARE, LINEAR, MIXING, NARROW, OURS, RESIDUAL, STALLED, THROUGH_2
+from experiments.ablation import ORDER
 from experiments.harness import build, load, quiet, write
 
 CSV = Path(__file__).with_name("untrained.csv")
-NETWORKS = [OURS, THROUGH_2, STALLED, RESIDUAL, MIXING, LINEAR, BARE, NARROW]
 SEEDS = range(1, 6)
 
 
 def rows():
     """A row for each network and seed."""
     images = utils.normalize(load().train_images[:256])
-    for setting in NETWORKS:
+    for setting in ORDER:
         for seed in SEEDS:
             torch.manual_seed(seed)
             with quiet():
