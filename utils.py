@@ -327,8 +327,11 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
         raise ValueError(f"the range test wants over five steps with finite losses, got {losses}")
     figure, axes = plt.subplots()
     finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
-    title = f"LR range test and max_lr = {max_lr}"
-    axes.set(title=title, xlabel="learning rate", ylabel="training loss (smoothed)")
+    axes.set(
+        title=f"LR range test and max_lr = {max_lr}",
+        xlabel="learning rate",
+        ylabel="training loss (smoothed)",
+    )
     return _save(figure, "lr_finder.png")
 
 
@@ -367,8 +370,9 @@ def train(model, device, batches, optimizer, scheduler, epoch):
             seen += len(labels)
             if step % every == 0 or step == len(batches):
                 mean, percent = results()
-                text = f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%"
-                bar.set_description(text, refresh=False)
+                bar.set_description(
+                    f"Batch_id={step - 1} Loss={mean:.5f} Accuracy={percent:.2f}%", refresh=False
+                )
             scheduler.step()
     return results()
 
@@ -556,19 +560,19 @@ def diagnose(model, images, features=None):
         logits = probe(images.clone())  # which the network may change in place
         shape = tuple(getattr(logits, "shape", ()))
         if shape[:-1] != images.shape[:1]:
-            got = shape or type(logits)
-            raise ValueError(f"the network's logits are {got}, not (N, classes)")
+            raise ValueError(f"the network's logits are {shape or type(logits)}, not (N, classes)")
         return logits
 
     with (
         torch.inference_mode(False),
         torch.no_grad(),
         torch.random.fork_rng(devices=[]),
+        torch.autograd.graph.allow_mutation_on_saved_tensors(),
         contextlib.ExitStack() as stack,
     ):
         if features:
             with eval_mode(model):
-                sees = _sees(features, images[:8])
+                sees = _sees(features, images[:4])
         stack.callback(torch.set_default_dtype, torch.get_default_dtype())
         torch.set_default_dtype(torch.double)  # of tensors that the network makes, too
         probe, images = _copy(model).cpu().double().eval(), images.cpu().double()
@@ -583,7 +587,7 @@ def diagnose(model, images, features=None):
             probe.eval()
             for parameter in probe.parameters():  # one that is zero would hide what it multiplies
                 parameter += 0.1 * torch.randn_like(parameter)
-            sees = _sees(functools.partial(_pooled_map, ask), images[:8])
+            sees = _sees(functools.partial(_pooled_map, ask), images[:4])
 
     side, most = max(images.shape[2:]), min(logits.shape) - 1
     print(f"mixes: {mixes}" + "; no sum or product may run over the batch" * mixes)
@@ -686,9 +690,12 @@ def plot_attention(model, images, labels):
             attention, x = block.attend(x)
             maps.append(attention.cpu())
     uniform = 8**-1.5  # each row has the sum 1/sqrt(8)
-    size = 7.5, 1.7 * len(images)
     figure, grid = plt.subplots(
-        len(images), 1 + len(maps), figsize=size, layout="constrained", squeeze=False
+        len(images),
+        1 + len(maps),
+        figsize=(7.5, 1.7 * len(images)),
+        layout="constrained",
+        squeeze=False,
     )
     for row, image, label, *ams in zip(grid, images, labels, *maps):
         _show_image(row[0], image, CLASSES[label])

@@ -285,8 +285,10 @@ def run_all(path, jobs, **options):
                 bar.update(len(ended))
                 failed += [future for future in ended if future.exception()]
                 for row in [future.result() for future in ended if not future.exception()]:
-                    text = f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %"
-                    tqdm.write(text, file=sys.stdout)
+                    tqdm.write(
+                        f"{row['name']}, seed {row['seed']}: {row['accuracy']:.2f} %",
+                        file=sys.stdout,
+                    )
                     append(path, [row])
         except BaseException:
             for worker in active_children():  # for which the pool would wait

@@ -34,8 +34,7 @@ MENDED = Path(__file__).with_name("mended.csv")
 SEEDS = range(1, 4)
 DEFINITIONS = ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
-NAMED = {"shreyash-99": "published solution", "abhyuditjain": "abhyuditjain"}
-NAMED["ajinkyakhadilkar"] = "ajinkyakhadilkar"
+WAY = ablation.WORST, ablation.APART, ablation.WHOLE, ablation.INITIALISED, ablation.OURS
 
 
 def network(folder, row):
@@ -139,18 +138,18 @@ def train(folder, row, seed):
     mend(net)
     with quiet():
         answers = utils.diagnose(net, utils.normalize(data.train_images[:256]))
-    training, held_out = (
-        utils.Batches(data.train_images, data.train_labels, device, batch_size, True, augment),
-        utils.Batches(data.test_images, data.test_labels, device),
+    training = utils.Batches(
+        data.train_images, data.train_labels, device, batch_size, True, augment
     )
+    held_out = utils.Batches(data.test_images, data.test_labels, device)
     optimizer = torch.optim.Adam(net.to(device).parameters(), weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, total_steps=EPOCHS * len(training), **policy
     )
     with quiet():
         *_, last = utils.fit(net, device, training, held_out, optimizer, scheduler, EPOCHS)
-    answers = answers._asdict() | {"accuracy": round(last["test_accuracy"], 2)}
-    return {"repository": row["repository"], "seed": seed} | answers
+    accuracy = round(last["test_accuracy"], 2)
+    return dict(repository=row["repository"], seed=seed, **answers._asdict(), accuracy=accuracy)
 
 
 def passes(row):
@@ -159,41 +158,47 @@ def passes(row):
     return row["mixes"] == "False", 2 * int(row["sees"].split()[0]) >= 32, 2 * fewest >= 9
 
 
+def height(row):
+    """Where a network stands in the figure, by the number of its good answers."""
+    return (0, 11, 17, 21)[sum(passes(row))]
+
+
+@plt.rc_context({"font.size": 13})
 def draw(images=IMAGES):
-    """Each solution as a dot: its accuracy, and how many questions it passes; and ours."""
-    rows = sorted(read(CSV), key=lambda row: -float(row["accuracy"]))
-    ours = next(row for row in read(untrained.CSV) if row["name"] == "ours")
-    mean = statistics.mean(values(read(ablation.CSV), "ours"))
-    figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
-    bottom, ticks = 0, []
-    for count in range(4):
-        ticks.append(bottom)
-        dots = []  # (accuracy, height), of which each overlaps no earlier one
-        for row in [row for row in rows if sum(passes(row)) == count]:
-            x, owner = float(row["accuracy"]), row["repository"].split("/")[0]
-            taken = {y for other, y in dots if abs(x - other) < DOT}
-            dots.append((x, min(y for y in range(bottom, bottom + 30) if y not in taken)))
-            if owner in NAMED:
-                axes.annotate(NAMED[owner], dots[-1], (6, 9), textcoords="offset points", size=14)
-        if dots:
-            axes.plot(*zip(*dots), "o", color="C7", markersize=11)
-        bottom = max([bottom, *(y for _, y in dots)]) + 3
-    height = ticks[sum(passes(ours))]
-    axes.plot(mean, height, "*", color="C0", markersize=26)
-    axes.text(mean - 4, height, f"ours {mean:.2f}", ha="right", va="center", size=16, color="C0")
-    axes.axvline(10, color="C7", linestyle=":", zorder=0)
-    axes.text(11, ticks[3], "chance", color="C7", va="center", size=14)
-    axes.set(xlim=(0, 95), ylim=(-1, bottom - 1))
-    axes.set_yticks(ticks, ["none", "one", "two", "all three"], fontsize=15)
-    axes.set_xlabel("test accuracy (%)", fontsize=15)
-    axes.set_title("Good answers to the three questions", fontsize=16, loc="left")
-    axes.tick_params(axis="x", labelsize=15)
+    """Accuracies by the number of good answers: each solution, two of them mended, our way."""
+    figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
+    dots, stacks = {}, []
+    for row in sorted(read(CSV), key=lambda row: -float(row["accuracy"])):
+        x, bottom = float(row["accuracy"]), height(row)
+        stacks.append((x, bottom))
+        above = sum(abs(x - other) < DOT and bottom == below for other, below in stacks)
+        dots[row["repository"]] = x, bottom + above
+    axes.plot(*zip(*dots.values()), "o", color="C7", markersize=11, label="public solutions")
+    for name in ["shreyash-99/EVA8", *TRAININGS]:
+        axes.annotate(name.split("/")[0], dots[name], (6, 8), textcoords="offset points")
+    for name in TRAININGS:
+        runs = [row for row in read(MENDED) if row["repository"] == name]
+        mean = statistics.mean(float(row["accuracy"]) for row in runs)
+        line = dots[name], (mean, height(runs[0]) + 1)
+        axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none")
+    answers, way = {row["name"]: row for row in read(untrained.CSV)}, []
+    for setting in WAY:
+        mean = statistics.mean(values(read(ablation.CSV), setting.name))
+        way.append((mean, height(answers[setting.name])))
+    label = "one question mended after the other, then ours"
+    axes.plot(*zip(*way), "o-", color="C0", markersize=9, markerfacecolor="white", label=label)
+    axes.plot(*way[-1], "*", color="C0", markersize=24)
+    axes.set(xlim=(0, 95), xlabel="test accuracy (%)", ylim=(-1, 24))
+    axes.set_yticks([0, 11, 17, 21], ["none", "one", "two", "all three"])
+    axes.set_title("Good answers to the three questions", loc="left")
+    axes.legend(loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     # its comment has what it shows, so that a test sees whether it is stale
     shown = [text.get_text() for text in axes.texts]
     shown += [line.get_xydata().round(2).tolist() for line in axes.lines]
     figure.savefig(images / "published.png", metadata={"Comment": json.dumps(shown)})
     plt.close(figure)
+    return figure
 
 
 if __name__ == "__main__":

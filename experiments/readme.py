@@ -59,42 +59,51 @@ def step(runs, others):
 def answer(name, question):
     """What the untrained networks of one name answered: one value, or the lowest to the highest."""
     found = {row[question] for row in read(untrained.CSV) if row["name"] == name}
-    found = sorted(found, key=lambda text: (len(text), text))
-    text = found[0] if len(found) == 1 else f"{found[0]} to {found[-1]}"
+    text = " to ".join(dict.fromkeys([min(found), max(found)]))
     return YES.get(text, text)
 
 
-def headline(rows, others):
-    """The published solution, the best of the others, and ours."""
-    theirs, best = (float(row["accuracy"]) for row in (others[PUBLISHED], others[0]))
-    ours = values(rows, ablation.OURS.name)
-    owner = others[0]["repository"].split("/")[0]
-    lines = [["the published solution, shreyash-99: its log", f"{theirs:.2f}"]]
-    lines.append([f"the best of {len(others)} public solutions, {owner}: its log", f"{best:.2f}"])
-    lines.append([f"**this repository**, {len(ours)} seeds", f"**{result(ours)}**"])
-    return table(["", "test accuracy (%):"], lines)
+def seen(side):
+    """As a page says what a place sees: 18 x 18."""
+    return f"{side} x {side}"
 
 
-def questions(rows, others):
-    """The three questions, their answers, and what a bad answer costs our network."""
-    asked = [
-        "1. Do the other images of a batch change an image's logits?",
-        "2. How many of 32 x 32 pixels does one place of the last feature map see?",
-        "3. In how many directions (nine at most) do the logits of the images differ?",
-    ]
-    good, theirs = ["no", "16 x 16 or more", "5 or more"], others[PUBLISHED]
-    seen = "{0} x {0}".format
-    answers = [YES[theirs["mixes"]], seen(theirs["sees"]), theirs["directions"]]
-    bad = [str(passes.count(False)) for passes in zip(*map(published.passes, others))]
-    ours = [answer(ablation.OURS.name, question) for question in utils.Diagnosis._fields]
-    ours[1] = seen(ours[1])
-    costs = []
-    for pair in ablation.COSTS:
-        costs.append(" → ".join(result(values(rows, each.name)) for each in pair))
-    costs[0] += f"; one image alone: {result(values(rows, ablation.MIXING.name, 'one_by_one'))}"
-    header = ["asked of the untrained network", "good answer", "published solution"]
-    header += [f"bad answers of all {len(others)}", "ours", "test accuracy (%), good → bad answer"]
-    return table(header, zip(asked, good, answers, bad, ours, costs))
+def answers(name):
+    """The three answers of the untrained networks of one name."""
+    mixes, sees, directions = (answer(name, question) for question in utils.Diagnosis._fields)
+    return [mixes, seen(sees), directions]
+
+
+def way(rows, others):
+    """From the published solution to ours, with the three answers of each network."""
+    theirs = others[PUBLISHED]
+    asked = [YES[theirs["mixes"]], seen(theirs["sees"]), theirs["directions"]]
+    lines = [["the published solution, shreyash-99: its log", *asked, theirs["accuracy"], "1"]]
+    steps = {ablation.REBUILT: asked}
+    steps |= {setting.name: answers(setting.name) for setting in ablation.LADDER}
+    for name, found in steps.items():
+        runs = values(rows, name)
+        lines.append([ablation.LABELS.get(name, name), *found, result(runs), str(len(runs))])
+    lines[-1][-2] = f"**{lines[-1][-2]}**"
+    header = ["network and training", "mixes", "sees", "directions:"]
+    return table([*header, "test accuracy (%):", "runs:"], lines)
+
+
+def bad(others):
+    """How many of the other solutions answer each question badly."""
+    counts = [str(passes.count(False)) for passes in zip(*map(published.passes, others))]
+    header = ["", *(f"{name}:" for name in utils.Diagnosis._fields)]
+    return table(header, [[f"bad answers of the {len(others)} solutions", *counts]])
+
+
+def mended(others):
+    """Two solutions of others, with a mend and otherwise their own training."""
+    runs, lines = read(published.MENDED), []
+    for row in others[:2]:
+        name = row["repository"]
+        each = [float(run["accuracy"]) for run in runs if run["repository"] == name]
+        lines.append([name, row["accuracy"], result(each)])
+    return table(["solution", "its log (%):", "mended (%), three runs:"], lines)
 
 
 def compare(rows):
@@ -109,37 +118,23 @@ def compare(rows):
     return table([*header, "directions, untrained:"], lines)
 
 
-def batches(rows):
-    """The network with attention across the batch, asked in several kinds of batches."""
-    columns = "accuracy", "in_batches_of_8", "one_by_one", "sorted_by_class"
-    names = ["512", "8", "1", "512, sorted by class"]
-    runs = [result(values(rows, ablation.MIXING.name, column)) for column in columns]
-    return table(["images in a batch of the test", "test accuracy (%):"], list(zip(names, runs)))
+def cube(rows):
+    """Eight networks, each question answered badly or well; those that mix in other batches."""
+    columns, lines = ["accuracy", "one_by_one", "sorted_by_class"], []
+    for setting in [ablation.FORMULA, *ablation.CUBE]:
+        found = [result(values(rows, setting.name, column)) for column in columns]
+        lines.append([setting.name, *answers(setting.name), *found])
+    header = ["network", "mixes", "sees", "directions:", "test accuracy (%):"]
+    return table([*header, "one image alone:", "sorted by class:"], lines)
 
 
-def ladder(rows):
-    lines, before = [], None
-    for setting in ablation.LADDER:
-        one, both = (values(rows, setting.name, column) for column in ("accuracy", "mirrored"))
-        gain = step(one, before) if before else ""
-        name, before = ablation.LABELS.get(setting, setting.name), one
-        lines.append([name, result(one), gain, result(both), str(len(one))])
-    header = [
-        "network and training",
-        "one view (%):",
-        "step, one view:",
-        "both views (%):",
-        "runs:",
-    ]
-    return table(header, lines)
-
-
-def asked(names):
-    """All answers of networks of ours before their training."""
-    fields = utils.Diagnosis._fields
-    return table(
-        ["network", *fields], [[name, *(answer(name, f) for f in fields)] for name in names]
-    )
+def views(rows):
+    """The last steps of the way, asked of an image alone and of both its views."""
+    lines = []
+    for name in [setting.name for setting in ablation.LADDER[-4:]]:
+        runs = [result(values(rows, name, column)) for column in ("accuracy", "mirrored")]
+        lines.append([ablation.LABELS.get(name, name), *runs])
+    return table(["network and training", "one view (%):", "both views (%):"], lines)
 
 
 def tuning_table(rows):
@@ -174,14 +169,14 @@ def parts(notebook):
     rows, others = read(ablation.CSV), read(published.CSV)
     header = ["test accuracy (%):", "training accuracy (%):", "minutes:", "machine"]
     return {
-        "headline": headline(rows, others),
-        "questions": questions(rows, others),
+        "way": way(rows, others),
+        "bad": bad(others),
+        "mended": mended(others),
+        "cube": cube(rows),
         "compare": compare(rows),
         "run": table(header, [[test, training, took[1], machine]]),
         "log": f"```text\n{log.strip()}\n```",
-        "ladder": ladder(rows),
-        "batches": batches(rows),
-        "untrained": asked([setting.name for setting in untrained.NETWORKS]),
+        "views": views(rows),
         "tuning": tuning_table(read(tuning.CSV)),
         "benchmark": (ROOT / "experiments" / "benchmark_cpu.txt").read_text("utf-8").strip(),
     }

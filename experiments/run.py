@@ -14,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 import utils
 from experiments import readme
@@ -61,7 +61,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix=".run-", dir=target) as folder:  # must be writable
         try:
             execute(notebook, folder)
-        except CellExecutionError as error:
+        except (CellExecutionError, DeadKernelError) as error:
             sys.exit(f"{error}\nNothing was changed.")
         on_stand_in = Path(folder, utils.STAND_IN).exists()
         mark = utils.STAND_IN if on_stand_in else ""

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
 from torch.testing import assert_close
 from torchvision.datasets import CIFAR10
 
@@ -83,23 +83,21 @@ def load(_):
     return len(utils.load_cifar10().train_images)
 
 
-def test_images_and_labels_are_those_of_the_files(root):
+def test_a_download_gives_the_images_and_labels_of_the_files_and_is_no_error(root, capfd):
     data = utils.load_cifar10()
     assert torch.equal(data.test_images, torch.tensor(RANDOM))
     assert data.train_labels.tolist() == 10 * list(range(10))
-
-
-def test_a_download_is_no_error_and_the_log_says_what_was_read(root, capfd):
-    utils.load_cifar10()
     out, error = capfd.readouterr()
     assert out.endswith(f"CIFAR-10 ({root}): 100 training and 20 test images\n")
     assert error == ""
 
 
-@pytest.mark.parametrize("there", ["files", "archive"])
-def test_what_is_there_is_not_downloaded(root, tmp_path, monkeypatch, there):
+@pytest.mark.parametrize("named", ["~/files", "~/archive", ""])
+def test_what_is_there_is_not_downloaded(root, tmp_path, monkeypatch, named):
+    (tmp_path / "data").symlink_to("files")  # where CIFAR-10 is if no folder is named
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("CIFAR10_ROOT", f"~/{there}")
+    monkeypatch.setenv("CIFAR10_ROOT", named)
     monkeypatch.setattr(CIFAR10, "url", "nowhere")
     for path in tmp_path.glob("files/*/batches.meta"):
         path.unlink()  # not needed
@@ -121,11 +119,13 @@ def test_two_first_starts_at_once_both_have_the_images(root):
     ],
 )
 def test_a_failed_download_gives_the_stand_in(root, monkeypatch, capfd, name, fact, reason):
+    assert utils.TIMEOUT <= 60  # seconds
     monkeypatch.setattr(utils, "TIMEOUT", 0.5)
     monkeypatch.setattr(CIFAR10, name, fact)
     assert load(0) == 5_000 and utils.on_stand_in()
     out, error = capfd.readouterr()
     assert "NOT CIFAR-10: SYNTHETIC STAND-IN" in out and reason in out
+    assert f"could not be read from {root / CIFAR10.base_folder}\n" in out  # the folder it wants
     assert out.endswith("synthetic stand-in (made here): 5,000 training and 1,000 test images\n")
     assert error == "" and socket.getdefaulttimeout() is None
 
@@ -145,11 +145,13 @@ def test_a_reload_of_the_module_does_not_forget_the_stand_in(monkeypatch, clear)
         assert importlib.reload(utils).on_stand_in()
 
 
-def test_the_stand_in_is_the_same_each_time_and_changes_no_other_draw():
-    before = torch.get_rng_state()
-    labels = utils.stand_in().train_labels[:9]
-    assert labels.tolist() == [6, 5, 4, 7, 2, 0, 2, 6, 1]
+def test_the_stand_in_is_the_same_each_time_and_a_class_has_a_colour():
+    before, data = torch.get_rng_state(), utils.stand_in()
+    labels, colours = data.train_labels, data.train_images.float().mean((2, 3))
+    assert labels[:9].tolist() == [4, 9, 3, 0, 3, 9, 7, 3, 7]
     assert torch.equal(torch.get_rng_state(), before)
+    of_a_class = [colours[labels == number].std(0).max() for number in range(10)]
+    assert max(of_a_class) < colours.std() / 4
 
 
 # --- Pictures -------------------------------------------------------------------------------------
@@ -204,6 +206,23 @@ def test_more_than_8_bits_per_channel_are_refused(read, kind):
         read(Image.new(kind, (32, 32)), "picture.tiff")
 
 
+TEXT = PngImagePlugin.PngInfo()
+TEXT.add_text("comment", 3_000_000 * "a", zip=True)
+UNREADABLE = [("a.png", {"pnginfo": TEXT}), ("a.webp", {"exif": b"Exif\0\0no EXIF"})]
+
+
+@pytest.mark.parametrize("name, options", UNREADABLE)
+def test_a_picture_that_cannot_be_read_is_named_with_what_to_do(read, name, options):
+    with pytest.raises(ValueError, match=f"save .*{name} as JPEG or PNG with 8 bits per channel"):
+        read(PICTURE, name, **options)
+
+
+def test_a_file_that_is_no_picture_is_named_too(tmp_path):
+    (tmp_path / "a.heic").write_text("<html>")
+    with pytest.raises(ValueError, match="save .*a.heic as JPEG or PNG"):
+        utils.load_picture(tmp_path / "a.heic")
+
+
 def test_the_colour_profile_is_applied(read):
     swapped = SRGB.replace(b"rXYZ", b"swap").replace(b"gXYZ", b"rXYZ").replace(b"swap", b"gXYZ")
     image = read(PICTURE, icc_profile=swapped)  # its red is sRGB's green
@@ -217,11 +236,8 @@ def test_a_damaged_profile_or_one_of_other_channels_is_ignored(read, profile):
 
 @pytest.mark.parametrize("kind", ["RGBA", "LA"])
 def test_what_a_picture_hides_under_transparent_pixels_is_white(read, kind):
-    picture = Image.new("RGBA", (64, 64), (90, 90, 90, 255))
-    picture.paste((7, 7, 7, 0), (0, 0, 64, 32))  # hidden: nearly black
-    image = read(picture.convert(kind))
-    assert (image[:, :, :15] == 255).all()
-    assert (image[:, :, 17:] == 90).all()
+    hidden = Image.new("RGBA", (64, 64), (7, 7, 7, 0))
+    assert (read(hidden.convert(kind)) == 255).all()
 
 
 # --- Batches --------------------------------------------------------------------------------------

@@ -1,7 +1,6 @@
 """What a user relies on in the notebook and the READMEs, on this machine, Colab and Kaggle."""
 
 import base64
-import contextlib
 import io
 import os
 import re
@@ -60,10 +59,8 @@ def test_the_settings_of_the_notebook_are_those_of_the_experiments(cells):
     (source,) = [cell.source for cell in cells if "tags" in cell.metadata]  # for papermill
     settings, ours = {}, ablation.OURS
     exec(source, settings)
-    rates = settings["MAX_LR"], settings["BLOCK_RATE"]
-    assert rates == (ours.max_lr, ours.block_rate)
-    assert settings["BATCH_SIZE"] == ours.batch_size
-    assert settings["EPOCHS"] == EPOCHS
+    chosen = [settings[name] for name in ("EPOCHS", "BATCH_SIZE", "MAX_LR", "BLOCK_RATE")]
+    assert chosen == [EPOCHS, ours.batch_size, ours.max_lr, ours.block_rate]
 
 
 def test_the_pages_have_each_measured_part_as_it_was_measured(notebook):
@@ -163,22 +160,26 @@ def test_without_its_files_the_notebook_asks_for_them(cells, content, place):
 
 SAVE = """
 import os, pathlib, signal, time
-pathlib.Path(os.environ["ULTIMUS_OUTPUT"], "ultimus.pt").write_text("new")
+folder = pathlib.Path(os.environ["ULTIMUS_OUTPUT"])
+(folder / "ultimus.pt").write_text("new")
 """
-STOP = "os.kill(os.getppid(), signal.{}); time.sleep(9)"
 
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Run a notebook of one cell; the files that are then in its folder, and its outputs."""
+    """Run a notebook of one cell; the files that are then in its folder, its outputs, the log."""
 
     def start(then):
         cell = nbformat.v4.new_code_cell(SAVE + then)
         nbformat.write(nbformat.v4.new_notebook(cells=[cell]), readme.NOTEBOOK)
-        with contextlib.suppress(SystemExit):
+        try:
             run.main()
-        (cell,) = nbformat.read(readme.NOTEBOOK, as_version=4).cells
-        return {path.name for path in tmp_path.iterdir()}, len(cell.outputs)
+        except SystemExit as error:
+            print(error)
+        files = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.*")}
+        sys.stdout.seek(0)
+        outputs = nbformat.read(readme.NOTEBOOK, as_version=4).cells[0].outputs
+        return files, len(outputs), sys.stdout.read()
 
     # A terminal without the bar's characters:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
@@ -190,9 +191,36 @@ def start(tmp_path, monkeypatch):
 
 
 def test_a_run_on_cifar10_renews_the_notebook_and_the_weights(start):
-    assert start("print('█')") == ({"a.ipynb", "ultimus.pt"}, 1)
+    files, outputs, log = start("print('█')")
+    assert (files, outputs) == ({"a.ipynb", "ultimus.pt"}, 1)
+    assert "This was a run on CIFAR-10" in log
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_stopped_run_changes_nothing(start, name):
-    assert start(STOP.format(name)) == ({"a.ipynb"}, 0)
+def test_a_run_on_the_stand_in_has_a_folder_of_its_own(start):
+    place = "folder / 'synthetic stand-in'"
+    files, outputs, log = start(
+        f"({place}).mkdir(); (folder / 'ultimus.pt').rename({place} / 'u.pt')"
+    )
+    own = {"synthetic stand-in/a.ipynb", "synthetic stand-in/u.pt"}
+    assert (files, outputs) == ({"a.ipynb", *own}, 0)
+    assert "This was no run on CIFAR-10" in log
+
+
+def test_a_notebook_that_was_changed_meanwhile_stays_as_it_is(start):
+    files, outputs, log = start("pathlib.Path('a.ipynb').open('a').write(' '); print()")
+    own = {f"run of the notebook as it was/{name}" for name in ("a.ipynb", "ultimus.pt")}
+    assert (files, outputs) == ({"a.ipynb", *own}, 0)
+    assert "It stays as it is" in log
+
+
+STOPS = [
+    f"os.kill(os.getppid(), signal.{name}); time.sleep(9)"
+    for name in ("SIGINT", "SIGTERM", "SIGHUP")
+]
+
+
+@pytest.mark.parametrize("then", [*STOPS, "1 / 0", "os._exit(1)"])  # the last: out of memory
+def test_a_run_that_fails_or_is_stopped_changes_nothing_and_says_so(start, then):
+    files, outputs, log = start(then)
+    assert (files, outputs) == ({"a.ipynb"}, 0)
+    assert "Nothing was changed" in log

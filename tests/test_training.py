@@ -35,10 +35,10 @@ def parse(log):
 
 @pytest.fixture
 def training(net, small):
-    """What ``utils.fit`` takes for two epochs, the history last."""
+    """What ``utils.fit`` takes for two epochs."""
     optimizer = utils.adam(net)
     scheduler = utils.one_cycle(optimizer, 2, 6, [0.005, 0.001])
-    return net, "cpu", *small, optimizer, scheduler, 2, []
+    return net, "cpu", *small, optimizer, scheduler, 2
 
 
 # --- Optimizer and schedule -----------------------------------------------------------------------
@@ -63,18 +63,23 @@ def test_fewer_than_six_steps_are_refused(net):
 def test_adam_is_pytorchs_and_the_blocks_are_its_last_group(net):
     reference = torch.optim.Adam(net.parameters(), fused=True).param_groups[0]
     others, blocks = utils.adam(net).param_groups
-    own = {id(parameter) for parameter in net.blocks.parameters()}
-    assert {id(parameter) for parameter in blocks.pop("params")} == own
-    assert len(others.pop("params")) + len(own) == len(reference.pop("params"))
+    assert blocks.pop("params") == [*net.blocks.parameters()]
+    assert len(others.pop("params")) == len(reference.pop("params")) - 4 * 8
     assert others == blocks == reference
 
 
 # --- LR finder ------------------------------------------------------------------------------------
 
 
-def test_the_lr_finder_leaves_the_model_alone_and_prints_nothing(net, small, capfd):
+def test_the_lr_finder_shows_the_losses_from_1e_minus_4_on_and_max_lr_and_changes_nothing(
+    net, small, capfd
+):
     before = copy.deepcopy(net.state_dict())
-    utils.find_lr(net, small[0], 0.015, 0.25, steps=12)
+    curve, mark = utils.find_lr(net, small[0], 0.015, 0.25, steps=13).axes[0].lines
+    rates = [1e-4 * 1e4 ** (step / 12) for step in range(8)]  # 1.0 in the last step
+    assert curve.get_xdata() == pytest.approx(rates)
+    assert all(0 < loss < 10 for loss in curve.get_ydata())
+    assert mark.get_xdata() == [0.015, 0.015]
     assert capfd.readouterr() == ("", "")
     assert_close(net.state_dict(), before, atol=0, rtol=0)
 
@@ -102,26 +107,37 @@ def test_the_lr_finder_refuses_five_steps_and_losses_of_nan(net, small, steps, b
 # --- Loops ----------------------------------------------------------------------------------------
 
 
-def test_the_log_has_the_published_format_and_tells_the_history(training, capsys):
-    utils.fit(*training)
+@pytest.mark.parametrize("mark", ["", "[synthetic stand-in]\n"])
+def test_the_log_has_the_published_format_and_tells_the_history(
+    training, monkeypatch, capsys, mark
+):
+    monkeypatch.setattr(utils.CIFAR10, "replaced", bool(mark))
+    history = list(utils.fit(*training))
     log, error = capsys.readouterr()
-    assert parse(PUBLISHED)[1] == parse(log)[1] == error == ""
-    for row, logged in zip(training[-1], parse(log)[0], strict=True):
+    assert (parse(PUBLISHED)[1], parse(log)[1], error) == ("", mark, "")
+    for row, logged in zip(history, parse(log)[0], strict=True):
         logged = {name: float(value) for name, value in logged.items()}
         assert logged.pop("steps") == 6 and row.pop("seconds") > 0
         assert row == pytest.approx(logged, rel=6e-3)
 
 
-def test_the_log_says_that_the_images_are_of_the_stand_in(training, monkeypatch, capsys):
-    monkeypatch.setattr(utils.CIFAR10, "replaced", True)
-    utils.fit(*training)
-    assert parse(capsys.readouterr().out)[1] == "[synthetic stand-in]\n"
-
-
-def test_each_batch_is_a_step_of_the_schedule(training):
-    utils.fit(*training)
-    *_, scheduler, _, _ = training
-    assert scheduler.last_epoch == 12
+def test_a_training_is_that_of_a_plain_loop_under_the_same_seed(training):
+    model, _, batches, *_ = training
+    plain = copy.deepcopy(model).train()
+    optimizer = utils.adam(plain)
+    scheduler, rates = utils.one_cycle(optimizer, 2, 6, [0.005, 0.001]), []
+    torch.manual_seed(3)
+    for images, labels in [*batches, *batches]:
+        rates.append(scheduler.get_last_lr()[0])
+        optimizer.zero_grad()
+        F.cross_entropy(plain(images), labels).backward()
+        optimizer.step()
+        scheduler.step()
+    torch.manual_seed(3)
+    history = list(utils.fit(*training))
+    for found, expected in zip(model.parameters(), plain.parameters()):
+        assert_close(found, expected)
+    assert [row["lr"] for row in history] == rates[::6]
 
 
 @pytest.fixture
@@ -139,26 +155,29 @@ def measure(net, batches):
     return pytest.approx((loss, 100 * right / 96), abs=1e-4)
 
 
-def test_one_seed_gives_one_training(net, small):
-    results = []
-    for model in (copy.deepcopy(net), net):
-        torch.manual_seed(3)
-        optimizer = utils.adam(model)
-        scheduler = utils.one_cycle(optimizer, 1, 6, 0.01)
-        results.append(utils.train(model, "cpu", small[0], optimizer, scheduler, 1))
-    assert results[0] == results[1]
+class Fewer(list):
+    """Batches that are fewer than their length."""
+
+    def __len__(self):
+        return 9
 
 
-def test_training_results_are_means_over_the_images_in_training_mode(net, uneven):
+@pytest.mark.parametrize("kind", [list, Fewer])
+def test_training_results_are_means_over_the_images_in_training_mode(net, uneven, kind):
     optimizer = utils.adam(net)
     scheduler = utils.one_cycle(optimizer, 1, 10, max_lr=1e-30)
-    results = utils.train(net.eval(), "cpu", uneven, optimizer, scheduler, 1)
+    results = utils.train(net.eval(), "cpu", kind(uneven), optimizer, scheduler, 1)
     assert results == measure(net.train(), uneven)
 
 
 def test_test_results_are_means_over_the_images_in_eval_mode(net, uneven):
     results = utils.test(net.train(), "cpu", uneven)
     assert results == measure(net.eval(), uneven)
+
+
+def test_accuracy_is_the_share_of_images_whose_highest_score_is_their_class():
+    scores = torch.tensor([[1, 3], [5, 4], [0, 2], [9, 8]])
+    assert utils.accuracy(scores, torch.tensor([1, 0, 1, 1])) == 75
 
 
 def test_a_part_that_the_user_froze_stays_in_eval_mode(net, small):
@@ -172,7 +191,8 @@ STOPS = [KeyboardInterrupt("stop"), FloatingPointError("nan by epoch 2, step 2, 
 
 @pytest.mark.parametrize("error", STOPS)
 def test_a_training_that_stops_says_why_and_leaves_the_finished_epochs(training, error):
-    model, _, batches, *_, history = training
+    model, _, batches, *_ = training
+    history = []
 
     def transform(images):
         if history and error is STOPS[0]:
@@ -183,25 +203,18 @@ def test_a_training_that_stops_says_why_and_leaves_the_finished_epochs(training,
 
     batches.transform = transform
     with pytest.raises(type(error), match=str(error)):
-        utils.fit(*training)
+        for row in utils.fit(*training):
+            history.append(row)
     assert [row["epoch"] for row in history] == [1]
 
 
-@pytest.mark.parametrize(
-    "epochs, history, steps, reason",
-    [
-        (2, [{}], 0, "make model, optimizer, scheduler and history anew"),
-        (2, [], 1, "make model, optimizer, scheduler and history anew"),
-        (3, [], 0, "the scheduler has 12 steps, the training 18"),
-    ],
-)
-def test_fit_refuses_what_is_used_or_does_not_fit(training, epochs, history, steps, reason):
-    *_, optimizer, scheduler, _, _ = training
-    for _ in range(steps):
-        optimizer.step()
-        scheduler.step()
-    with pytest.raises(ValueError, match=reason):
-        utils.fit(*training[:6], epochs, history)
+def test_fit_refuses_a_scheduler_that_does_not_fit_or_is_used(training):
+    *others, scheduler, _ = training
+    with pytest.raises(ValueError, match="the scheduler has 12 steps, the training 18"):
+        next(utils.fit(*others, scheduler, 3))
+    scheduler.step()
+    with pytest.raises(ValueError, match="make model, optimizer and scheduler anew"):
+        next(utils.fit(*training))
 
 
 def test_under_the_callers_autocast_each_step_has_the_weights_of_the_last(net, small):
@@ -215,9 +228,25 @@ def test_under_the_callers_autocast_each_step_has_the_weights_of_the_last(net, s
     assert losses[:2] == losses[2:]
 
 
-def test_a_gpu_that_torch_has_no_kernels_for_is_left_alone_and_it_says_why(monkeypatch, capsys):
-    error = RuntimeError("CUDA error: no kernel image is available")
+@pytest.mark.parametrize("error", [None, RuntimeError("no kernel image is available")])
+def test_a_gpu_is_used_if_a_convolution_works_on_it_and_else_it_says_why(
+    monkeypatch, capsys, error
+):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn, "Conv2d", Mock(side_effect=error))
-    assert utils.pick_device() == torch.device("cpu")
-    assert f"(RuntimeError: {error})" in capsys.readouterr().out
+    monkeypatch.setattr(torch, "ones", Mock())
+    assert utils.pick_device() == torch.device("cpu" if error else "cuda")
+    assert capsys.readouterr().out.endswith(f"(RuntimeError: {error})\n" if error else "")
+
+
+def test_the_machine_is_named_with_its_threads():
+    name = utils.device_name(torch.device("cpu"))
+    assert re.fullmatch(r"\S.*, 1 threads", name)
+
+
+def test_pytorchs_initialisation_is_given_to_a_copy(net):
+    net.map = net(torch.randn(2, 3, 32, 32))  # kept by a student, for a plot
+    before, other = net.fc.weight.clone(), utils.with_default_init(net)
+    assert torch.equal(net.fc.weight, before)
+    assert 0.9 * 48**-0.5 < other.fc.weight.abs().max() < 48**-0.5
+    assert torch.equal(other.stem[0].conv.weight, net.stem[0].conv.weight)
