@@ -106,10 +106,10 @@ def mended(others):
     return table(["solution", "its log (%):", "mended (%), three runs:"], lines)
 
 
-def compare(rows):
+def compare(rows, settings):
     """Networks against the one without blocks, and in how many directions their logits differ."""
     bare, lines = values(rows, ablation.BARE.name), []
-    for setting in ablation.VARIANTS:
+    for setting in settings:
         runs = values(rows, setting.name)
         against = "" if setting == ablation.BARE else step(runs, bare)
         directions = answer(setting.name, "directions")
@@ -173,7 +173,8 @@ def parts(notebook):
         "bad": bad(others),
         "mended": mended(others),
         "cube": cube(rows),
-        "compare": compare(rows),
+        "compare": compare(rows, ablation.VARIANTS),
+        "others": compare(rows, [ablation.OURS, ablation.STALLED, *ablation.OTHERS]),
         "run": table(header, [[test, training, took[1], machine]]),
         "log": f"```text\n{log.strip()}\n```",
         "views": views(rows),
