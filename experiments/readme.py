@@ -63,21 +63,15 @@ def answer(name, question):
     return YES.get(text, text)
 
 
-def seen(side):
-    """As a page says what a place sees: 18 x 18."""
-    return f"{side} x {side}"
-
-
 def answers(name):
     """The three answers of the untrained networks of one name."""
-    mixes, sees, directions = (answer(name, question) for question in utils.Diagnosis._fields)
-    return [mixes, seen(sees), directions]
+    return [answer(name, question) for question in utils.Diagnosis._fields]
 
 
 def way(rows, others):
     """From the published solution to ours, with the three answers of each network."""
     theirs = others[PUBLISHED]
-    asked = [YES[theirs["mixes"]], seen(theirs["sees"]), theirs["directions"]]
+    asked = [YES[theirs["mixes"]], theirs["sees"], theirs["directions"]]
     lines = [["the published solution, shreyash-99: its log", *asked, theirs["accuracy"], "1"]]
     steps = {ablation.REBUILT: asked}
     steps |= {setting.name: answers(setting.name) for setting in ablation.LADDER}
@@ -85,15 +79,8 @@ def way(rows, others):
         runs = values(rows, name)
         lines.append([ablation.LABELS.get(name, name), *found, result(runs), str(len(runs))])
     lines[-1][-2] = f"**{lines[-1][-2]}**"
-    header = ["network and training", "mixes", "sees", "directions:"]
+    header = ["network and training", "mixes", "sees (of 32):", "directions:"]
     return table([*header, "test accuracy (%):", "runs:"], lines)
-
-
-def bad(others):
-    """How many of the other solutions answer each question badly."""
-    counts = [str(passes.count(False)) for passes in zip(*map(published.passes, others))]
-    header = ["", *(f"{name}:" for name in utils.Diagnosis._fields)]
-    return table(header, [[f"bad answers of the {len(others)} solutions", *counts]])
 
 
 def mended(others):
@@ -124,7 +111,7 @@ def cube(rows):
     for setting in [ablation.FORMULA, *ablation.CUBE]:
         found = [result(values(rows, setting.name, column)) for column in columns]
         lines.append([setting.name, *answers(setting.name), *found])
-    header = ["network", "mixes", "sees", "directions:", "test accuracy (%):"]
+    header = ["network", "mixes", "sees:", "directions:", "test accuracy (%):"]
     return table([*header, "one image alone:", "sorted by class:"], lines)
 
 
@@ -170,7 +157,6 @@ def parts(notebook):
     header = ["test accuracy (%):", "training accuracy (%):", "minutes:", "machine"]
     return {
         "way": way(rows, others),
-        "bad": bad(others),
         "mended": mended(others),
         "cube": cube(rows),
         "compare": compare(rows, ablation.VARIANTS),
