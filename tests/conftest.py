@@ -30,9 +30,9 @@ def net():
 
 @pytest.fixture
 def small():
-    """96 images of random pixels: Batches of 16 for training and for the test."""
+    """96 images of random pixels: Batches of 20 for training and for the test."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (96, 3, 32, 32), generator=generator, dtype=torch.uint8)
-    options = dict(images=images, labels=torch.arange(96) % 10, batch_size=16)
+    options = dict(images=images, labels=torch.arange(96) % 10, batch_size=20)
     train = utils.Batches(**options, shuffle=True, transform=utils.random_crop)
     return train, utils.Batches(**options)

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageCms, ImageOps, PngImagePlugin
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin
 from torch.testing import assert_close
+from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
 import utils
@@ -113,7 +114,6 @@ def test_two_first_starts_at_once_both_have_the_images(root):
     "name, fact, reason",
     [
         ("url", address(b"", 1), "timed out"),
-        ("url", "http://127.0.0.1/a b", "InvalidURL"),
         ("url", "no address", "unknown url type"),
         ("tgz_md5", "that of another file", "File not found or corrupted"),
     ],
@@ -137,11 +137,9 @@ def test_results_of_the_stand_in_go_to_a_folder_of_their_own(root, tmp_path, mon
     assert utils.output_folder("a") == tmp_path / "a"
 
 
-@pytest.mark.parametrize("clear", [False, True])  # as the autoreload of IPython 7 does
-def test_a_reload_of_the_module_does_not_forget_the_stand_in(monkeypatch, clear):
+def test_a_reload_of_the_module_does_not_forget_the_stand_in(monkeypatch):
     monkeypatch.setattr(CIFAR10, "replaced", True)
-    kept = {"__name__": "utils", "__loader__": utils.__loader__}
-    with mock.patch.dict(vars(utils), kept, clear=clear):
+    with mock.patch.dict(vars(utils)):
         assert importlib.reload(utils).on_stand_in()
 
 
@@ -149,6 +147,7 @@ def test_the_stand_in_is_the_same_each_time_and_a_class_has_a_colour():
     before, data = torch.get_rng_state(), utils.stand_in()
     labels, colours = data.train_labels, data.train_images.float().mean((2, 3))
     assert labels[:9].tolist() == [4, 9, 3, 0, 3, 9, 7, 3, 7]
+    assert not torch.equal(data.test_images, data.train_images[:1000])
     assert torch.equal(torch.get_rng_state(), before)
     of_a_class = [colours[labels == number].std(0).max() for number in range(10)]
     assert max(of_a_class) < colours.std() / 4
@@ -158,10 +157,6 @@ def test_the_stand_in_is_the_same_each_time_and_a_class_has_a_colour():
 
 PIXELS = torch.tensor(RANDOM[:1])
 PICTURE = Image.fromarray(RANDOM[0].transpose(1, 2, 0))
-# Orientation 6, and an XResolution of (-1, 0), which Pillow reads but cannot write
-BROKEN = b"Exif\0\0MM\0*\0\0\0\x08\0\x02\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
-BROKEN += b"\x01\x1a\0\x0a\0\0\0\x01\0\0\0&\0\0\0\0\xff\xff\xff\xff\0\0\0\0"
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
 
 @pytest.fixture
@@ -181,19 +176,12 @@ def test_the_central_square_of_a_picture_is_read(read):
     assert torch.equal(read(picture), read(centre))
 
 
-@pytest.mark.parametrize("name", ["picture.png", "picture.tiff"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_picture_is_turned_as_its_exif_data_say(read, orientation, name):
+def test_a_picture_is_turned_as_its_exif_data_say(read, orientation):
     picture = PICTURE.copy()
     exif = picture.getexif()
     exif[ExifTags.Base.Orientation] = orientation
-    assert torch.equal(read(picture, name, exif=exif), read(ImageOps.exif_transpose(picture)))
-
-
-def test_other_exif_data_may_be_broken(read):
-    stored = read(PICTURE, "picture.jpg")
-    image = read(PICTURE, "picture.jpg", exif=BROKEN)
-    assert torch.equal(image, stored.rot90(-1, (2, 3)))
+    assert torch.equal(read(picture, exif=exif), read(ImageOps.exif_transpose(picture)))
 
 
 def test_a_picture_of_200_megapixels_is_read(read):
@@ -223,21 +211,9 @@ def test_a_file_that_is_no_picture_is_named_too(tmp_path):
         utils.load_picture(tmp_path / "a.heic")
 
 
-def test_the_colour_profile_is_applied(read):
-    swapped = SRGB.replace(b"rXYZ", b"swap").replace(b"gXYZ", b"rXYZ").replace(b"swap", b"gXYZ")
-    image = read(PICTURE, icc_profile=swapped)  # its red is sRGB's green
-    assert_close(image, PIXELS[:, [1, 0, 2]], atol=2, rtol=0)
-
-
-@pytest.mark.parametrize("profile", [SRGB[:300], SRGB.replace(b"RGB ", b"CMYK")])
-def test_a_damaged_profile_or_one_of_other_channels_is_ignored(read, profile):
-    assert torch.equal(read(PICTURE, icc_profile=profile), PIXELS)
-
-
-@pytest.mark.parametrize("kind", ["RGBA", "LA"])
-def test_what_a_picture_hides_under_transparent_pixels_is_white(read, kind):
-    hidden = Image.new("RGBA", (64, 64), (7, 7, 7, 0))
-    assert (read(hidden.convert(kind)) == 255).all()
+def test_what_a_picture_hides_under_transparent_pixels_is_white(read):
+    hidden = Image.new("LA", (64, 64), (7, 0))
+    assert (read(hidden) == 255).all()
 
 
 # --- Batches --------------------------------------------------------------------------------------
@@ -253,12 +229,8 @@ def test_each_image_draws_its_own_of_all_81_crops():
 
 
 def test_normalised_images_have_the_statistics_of_cifar10():
-    statistics = [
-        [0.4914, 0.4822, 0.4465],
-        [0.2470, 0.2435, 0.2616],
-    ]
-    mean, std = torch.tensor(statistics).view(2, 3, 1, 1)
-    expected = (PIXELS / 255 - mean) / std
+    statistics = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
+    expected = transforms.functional.normalize(PIXELS / 255, *statistics)
     assert_close(utils.normalize(PIXELS), expected, atol=1e-5, rtol=0)
 
 
@@ -287,4 +259,4 @@ def test_test_batches_keep_the_order_and_the_last_may_be_smaller(small):
 @pytest.mark.parametrize("images, labels", [(0, 0), (4, 3)])
 def test_batches_want_images_and_a_label_for_each(images, labels):
     with pytest.raises(ValueError, match=f"{images} images and {labels} labels"):
-        utils.Batches(torch.zeros(images), torch.zeros(labels))
+        utils.Batches(range(images), range(labels))

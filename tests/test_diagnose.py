@@ -48,19 +48,11 @@ def in_place(x):
     return mean(x)
 
 
-class ViT(nn.TransformerEncoderLayer):
-    """Of patches and a class token that starts at zero, as torchvision's."""
-
-    def forward(self, maps):
-        token = maps.new_zeros(len(maps), 1, 8)
-        tokens = torch.cat([token, maps.flatten(2).mT], 1)
-        return super().forward(tokens)[:, 0]
-
-
 CONV = Conv2d(8, 8, 3, padding=1)
 STEM = network(Conv2d(3, 8, 3, padding=1), CONV, CONV, nn.ReLU())
 HEAD, LAST = Linear(8, 10), Linear(10, 10)
-FLAT, ONE = network(Flatten(), Linear(768, 10)), network(Flatten(), Linear(768, 1), Linear(1, 10))
+FLAT = network(Flatten(), Linear(768, 10))
+ONE, FOUR, FIVE = (network(Flatten(), Linear(768, n), Linear(n, 10)) for n in (1, 4, 5))
 EACH_BATCH = BatchNorm1d(10, track_running_stats=False)
 EVEN = network(Flatten(), Linear(768, 10, bias=False))  # neighbours that are negated hide
 ZERO = Linear(8, 10)
@@ -81,13 +73,9 @@ CASES = [
     ("sees", 7, Conv2d(3, 8, 3, dilation=3), mean, HEAD),
     ("sees", 7, Conv2d(3, 8, 3, stride=2), CONV, mean, HEAD),
     ("sees", 16, STEM, excite, mean, HEAD),
-    ("sees", 16, STEM, excite, Flatten(), Linear(2048, 10)),
-    ("sees", 16, FLAT),
-    ("sees", 16, Conv2d(3, 8, 4, 4), ViT(8, 2, 8, batch_first=True), HEAD),
     ("directions", 0, STEM, mean, ZERO),
     ("directions", 31, Flatten(), Linear(768, 100)),  # of 32 images
     ("directions", 1, ONE, Dropout(), LAST),
-    ("directions", 0, FLAT, torch.zeros_like, LAST),
     ("directions", 9, FLAT, lambda x: x + 1e6, BatchNorm1d(10), LAST),
     ("directions", 9, Flatten(), Linear(768, 10).bfloat16()),
     ("mixes", True, FLAT, lambda x: x + 1e-9 * x.mean(0)),
@@ -105,10 +93,9 @@ def test_the_answer_is_right_for_each_kind_of_network(case):
     assert getattr(answers, question) == answer
 
 
-@pytest.mark.parametrize("images", [smooth(), smooth().double()])
 @pytest.mark.parametrize("first", [lambda x: x.mul_(0.5), nn.ReLU(inplace=True)])
-def test_the_images_of_the_caller_stay_as_they_are(images, first):
-    before = images.clone()
+def test_the_images_of_the_caller_stay_as_they_are(first):
+    images, before = smooth().double(), smooth().double()
     layers = network(first, STEM, mean, HEAD)
     with torch.inference_mode():
         assert utils.diagnose(layers, images).sees == 7
@@ -131,15 +118,10 @@ def test_where_no_pooled_map_is_found_a_line_says_so_and_the_user_can_name_it(ca
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 12, 20)])
-def test_grey_and_oblong_images_are_fine(shape):
+def test_grey_and_oblong_images_are_fine(shape, capsys):
     layers = network(Conv2d(shape[0], 8, 7), mean, HEAD)
     assert utils.diagnose(layers, smooth(*shape)).sees == 7
-
-
-def test_singular_values_above_a_thousandth_of_the_norm_with_the_mean_are_counted():
-    sizes = torch.tensor(3 * [1.0] + 3 * [0.3] + 4 * [0.02])
-    scaled = network(FLAT, lambda x: (x + 20) * sizes)
-    assert utils.diagnose(scaled, smooth()).directions == 6
+    assert f"sees: 7 of {max(shape)} pixels; pools" in capsys.readouterr().out
 
 
 def test_the_network_is_left_as_it_was():
@@ -158,7 +140,9 @@ ADVICE = [
     ("", Conv2d(3, 16, 8), mean, Linear(16, 10)),
     ("mixes", FLAT, EACH_BATCH),
     ("sees", Conv2d(3, 16, 7), mean, Linear(16, 10)),
-    ("directions", ONE),
+    ("directions", FOUR),
+    ("", FIVE),
+    ("", Flatten(), Linear(768, 100)),  # for 32 images
 ]
 
 
@@ -179,16 +163,15 @@ def test_other_images_are_refused(images):
 
 
 ERRORS = [
-    (ValueError, "are NaN", FLAT, torch.log),
-    (ValueError, "not the same in each call", FLAT, F.dropout),
-    (ValueError, r"not \(N, classes\)", STEM),
-    (ValueError, r"tuple'>, not \(N, classes\)", FLAT, lambda x: (x, x)),
-    (RuntimeError, "shapes cannot be multiplied", Flatten(), HEAD),  # the network's own
+    ("are NaN", FLAT, torch.log),
+    ("not the same in each call", FLAT, F.dropout),
+    (r"not \(N, classes\)", STEM),
+    (r"tuple'>, not \(N, classes\)", FLAT, lambda x: (x, x)),
 ]
 
 
 @pytest.mark.parametrize("case", ERRORS)
 def test_an_error_says_what_is_wrong(case):
-    kind, message, *layers = case
-    with pytest.raises(kind, match=message):
+    message, *layers = case
+    with pytest.raises(ValueError, match=message):
         utils.diagnose(network(*layers), smooth())

@@ -71,6 +71,13 @@ def test_the_pages_have_each_measured_part_as_it_was_measured(notebook):
         assert readme.fill(page, texts) == page, "run python -m experiments.readme"
 
 
+def test_a_log_of_the_stand_in_reaches_no_page(notebook, cells):
+    ((output, *_),) = [cell.outputs for cell in cells if "utils.fit(" in cell.source]
+    output.text = f"[{utils.STAND_IN}]\n{output.text}"
+    with pytest.raises(ValueError, match="no log of 24 epochs on CIFAR-10"):
+        readme.parts(notebook)
+
+
 def test_ci_runs_exactly_the_readmes_test_command():
     (command,) = re.findall("^python3 -m venv .*pytest --nbval$", PAGES[0], re.MULTILINE)
     for path in (".ci/run", ".github/workflows/tests.yml"):
@@ -185,7 +192,7 @@ def start(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "NOTEBOOK", tmp_path / "a.ipynb")
-    monkeypatch.setattr(readme, "main", lambda: None)
+    monkeypatch.setattr(readme, "main", lambda: print("renewed"))
     monkeypatch.setenv("IPYTHONDIR", "")  # a run sets it
     return start
 
@@ -193,7 +200,14 @@ def start(tmp_path, monkeypatch):
 def test_a_run_on_cifar10_renews_the_notebook_and_the_weights(start):
     files, outputs, log = start("print('█')")
     assert (files, outputs) == ({"a.ipynb", "ultimus.pt"}, 1)
-    assert "This was a run on CIFAR-10" in log
+    assert "This was a run on CIFAR-10" in log and "renewed" in log
+
+
+def test_a_run_for_another_folder_leaves_the_repository_as_it_is(start, tmp_path, monkeypatch):
+    monkeypatch.setenv("ULTIMUS_OUTPUT", str(tmp_path / "other"))
+    files, outputs, log = start("pathlib.Path('a.ipynb').open('a').write(' ')")
+    assert (files, outputs) == ({"a.ipynb", "other/a.ipynb", "other/ultimus.pt"}, 0)
+    assert "renewed" not in log
 
 
 def test_a_run_on_the_stand_in_has_a_folder_of_its_own(start):

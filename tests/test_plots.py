@@ -28,9 +28,8 @@ TITLES = {
 
 @pytest.fixture
 def figures(net, small, monkeypatch):
-    """Each figure, of the stand-in, saved with a resolution of the user's own."""
+    """Each figure, of the stand-in."""
     monkeypatch.setattr(utils.CIFAR10, "replaced", True)
-    monkeypatch.setitem(plt.rcParams, "savefig.dpi", 200)
     images = small[1].images
     return [
         utils.plot_samples(small[0]),
@@ -46,10 +45,22 @@ def test_a_notebook_shows_the_saved_figures_with_their_titles_as_text(figures):
     select_figure_formats(InteractiveShell.instance(), {"png"})  # as %matplotlib inline
     with capture_output() as shown:
         display(*figures)
+    assert not plt.get_fignums()  # or it shows them once more
     for output, (name, title) in zip(shown.outputs, TITLES.items(), strict=True):
         file = (utils.output_folder("images") / f"{name}.png").read_bytes()
         assert output.data["image/png"] in (file, b64encode(file).decode())
         assert output.metadata["image/png"]["alt"] == title
+
+
+def test_the_axes_are_named_with_their_units(figures):
+    axes = [axes for figure in figures for axes in figure.axes]
+    assert {(each.get_xlabel(), each.get_ylabel()) for each in axes} > {
+        ("learning rate", "training loss (smoothed)"),
+        ("epoch", "loss"),
+        ("epoch", "accuracy (%)"),
+        ("predicted", "actual"),
+        ("j (key)", "i (query)"),
+    }
 
 
 def test_each_figure_of_the_stand_in_says_so_once(figures):
@@ -70,8 +81,8 @@ def test_a_row_of_samples_is_an_image_under_its_class_and_seven_draws(small):
 
 def test_the_curves_are_those_of_the_history():
     for axes, values in zip(utils.plot_history(HISTORY).axes, ([2, 3], [4, 5])):
-        assert axes.get_legend_handles_labels()[1] == ["train", "test"]
-        assert [line.get_ydata()[0] for line in axes.lines] == values
+        assert [text.get_text() for text in axes.get_legend().texts] == ["train", "test"]
+        assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, y]] for y in values]
 
 
 def test_the_misclassified_images_are_shown_under_both_classes(small):
@@ -88,16 +99,20 @@ def test_the_confusion_matrix_has_the_actual_classes_in_rows():
     counts = axes.images[0].get_array()
     assert counts[3, 9] == 1
     assert counts.sum() == 96
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("actual", "predicted")
-    assert [text.get_text() for text in axes.texts] == [*map(str, counts.flat)]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [tick.get_text() for tick in ticks] == [*utils.CLASSES]
+    for text in axes.texts:
+        count = counts[text.get_position()[::-1]]
+        assert text.get_text() == str(count)
+        assert text.get_color() == ("white" if count > 5 else "black")
 
 
 def test_an_attention_map_is_that_of_its_image_with_the_queries_in_rows(net, small):
     images = small[1].images[:2]
-    axes = utils.plot_attention(net, images, LABELS).axes[7]  # second image, second block
+    first, _, axes, *_ = utils.plot_attention(net, images, LABELS).axes[5:]  # of the second image
+    assert (first.get_title(), axes.get_title()) == ("automobile", "block 2")
     x = net.eval().blocks[0](net.features(utils.normalize(images)))
     maps, _ = net.blocks[1].attend(x)
     (shown,) = axes.images
     torch.testing.assert_close(torch.tensor(shown.get_array()), maps[1].detach())
     assert shown.get_clim() == pytest.approx((0, 2 * 8**-1.5))  # uniform in its middle
-    assert (axes.get_ylabel(), axes.get_xlabel()) == ("i (query)", "j (key)")
