@@ -111,8 +111,8 @@ HOLE = transforms.RandomErasing(0.5, scale=(1 / 16, 1 / 16), ratio=(1, 1), value
 FLIP = transforms.RandomHorizontalFlip()
 CROP = functools.partial(transforms.RandomCrop, 32, 4)
 
-# Trained as their notebooks say, read at the commits of the table, and in main.py of
-# ajinkyakhadilkar/pytorch-cifar-for-EVA at bd51135, and the utils and transforms of
+# Trained as their notebooks say, read at the commits of the table, in main.py and utils.py of
+# ajinkyakhadilkar/pytorch-cifar-for-EVA at bd51135, and in the utils and transforms of
 # abhyuditjain/pytorch-models at 559ecfe
 LINEAR = dict(anneal_strategy="linear", div_factor=100, final_div_factor=1000)
 TRAININGS = {  # how to mend; batch size, weight decay, augmentation; the one-cycle policy

@@ -27,15 +27,9 @@ TRIALS = {  # name: changes of our setting
     f"{DEFAULT}, blocks at 0.3 x max_lr": dict(init="default", block_rate=0.3),
     f"{DEFAULT}, blocks at max_lr": dict(init="default", block_rate=1.0),
     f"{DEFAULT}, blocks at 3 x max_lr": dict(init="default", block_rate=3.0),
-    "one view, crop by 2 and flip": dict(views="one", augment="crop by 2 and flip"),
 }
 SETTINGS = [Setting(name, **changes) for name, changes in TRIALS.items()]
-RUNS = {  # else one
-    "none": 3,
-    "max_lr 0.03": 3,
-    "max_lr 0.03, blocks at max_lr": 3,
-    "one view, crop by 2 and flip": 3,
-}
+RUNS = {"none": 3, "max_lr 0.03": 3, "max_lr 0.03, blocks at max_lr": 3}  # else one
 JOBS = [(setting, seed) for setting in SETTINGS for seed in range(1, RUNS.get(setting.name, 1) + 1)]
 
 if __name__ == "__main__":
