@@ -532,13 +532,15 @@ def diagnose(model, images, features=None):
         images: a few hundred normalised training images, (N, C, H, W).
         features: maps ``images`` to the last feature map, (N, C, H, W), as ``model.stem`` does. If
             it is not given, the map is searched for: the last in whose channels all places have the
-            same gradient, because their mean follows, or all but one, because their maximum does.
+            same gradient, because their mean follows, or all but one, because their maximum does. A
+            branch whose weights start at zero counts only in a map that is searched for.
 
     Returns:
         ``Diagnosis``:
         mixes, whether in eval mode an image's logits change with its neighbours in the batch;
         sees, on how many pixels along one side a place of the last feature map depends (the image's
-        side if the search finds no map, as in a ViT; a line says so);
+        side if the search finds no map, as in a ViT; a line says so). A GroupNorm, LayerNorm or
+        squeeze-and-excitation lets it depend on all, though through a few numbers only;
         directions, in how many the logits of the images differ, at most the smaller number of
         classes and images, less one: take the mean of each image's logits off, which the softmax
         does not see, then the mean over the images. Singular values above 0.001 of the norm before
@@ -549,6 +551,7 @@ def diagnose(model, images, features=None):
     Raises:
         ValueError: fewer than two images; images or logits of another shape; logits that are NaN or
             change in each call.
+        PyTorch's own error: the network casts to float32 itself, or wants one size of batch.
     """
     if images.ndim != 4 or len(images) < 2 or not images.is_floating_point():
         raise ValueError(
