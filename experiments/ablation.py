@@ -42,7 +42,7 @@ MIRRORED = replace(FLIPPED, name="+ the mirror image", views="both")
 LADDER = [WORST, APART, WHOLE, INITIALISED, POOLED, PACED, FLIPPED, MIRRORED, OURS]
 LABELS = {  # as a step; else the name
     WORST.name: "two max-pools, one attention map for the batch, tiles of 8 x 8 pixels",
-    APART.name: "+ an attention map for each image",
+    APART.name: "+ a map for each image",
     WHOLE.name: "+ the whole image",
     OURS.name: "**ours**: crop by 4, no flip",
 }
