@@ -1,4 +1,4 @@
-"""From the published solution to ours, step by step, and what one change of ours costs.
+"""From three bad answers to our network, step by step, and what one change of ours costs.
 
     python -m experiments.ablation
 

@@ -111,7 +111,7 @@ def linear(model):
 
 
 def through_2(model):
-    """Our initialisation with two of its eight directions: K and Out have rank 2."""
+    """Our initialisation with two of its eight directions: K and Out have rank 2; V follows."""
     chosen = torch.linalg.qr(torch.randn(8, 2)).Q  # (8, 2), orthonormal columns
     for block in model.blocks:
         key, out, value = (layer.weight.data for layer in (block.key, block.out, block.value))

@@ -34,6 +34,11 @@ MENDED = Path(__file__).with_name("mended.csv")
 SEEDS = range(1, 4)
 DEFINITIONS = ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
+NAMED = {  # where a name stands, in points from its dot
+    "shreyash-99/EVA8": (6, 8),
+    "ajinkyakhadilkar/EVA-8": (-125, -5),
+    "abhyuditjain/eva-8": (10, -5),
+}
 WAY = ablation.WORST, ablation.APART, ablation.WHOLE, ablation.INITIALISED, ablation.OURS
 
 
@@ -174,13 +179,13 @@ def draw(images=IMAGES):
         above = sum(abs(x - other) < DOT and bottom == below for other, below in stacks)
         dots[row["repository"]] = x, bottom + above
     axes.plot(*zip(*dots.values()), "o", color="C7", markersize=11, label="public solutions")
-    for name in ["shreyash-99/EVA8", *TRAININGS]:
-        axes.annotate(name.split("/")[0], dots[name], (6, 8), textcoords="offset points")
-    for name in TRAININGS:
+    for name, place in NAMED.items():
+        axes.annotate(name.split("/")[0], dots[name], place, textcoords="offset points")
+    for name, label in zip(TRAININGS, ["two of them, mended", None]):
         runs = [row for row in read(MENDED) if row["repository"] == name]
         mean = statistics.mean(float(row["accuracy"]) for row in runs)
         line = dots[name], (mean, height(runs[0]) + 1)
-        axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none")
+        axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none", label=label)
     answers, way = {row["name"]: row for row in read(untrained.CSV)}, []
     for setting in WAY:
         mean = statistics.mean(values(read(ablation.CSV), setting.name))

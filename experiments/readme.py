@@ -69,18 +69,22 @@ def answers(name):
 
 
 def way(rows, others):
-    """From the published solution to ours, with the three answers of each network."""
+    """From the published solution to ours: the three answers of each network, and each step."""
     theirs = others[PUBLISHED]
     asked = [YES[theirs["mixes"]], theirs["sees"], theirs["directions"]]
-    lines = [["the published solution, shreyash-99: its log", *asked, theirs["accuracy"], "1"]]
-    steps = {ablation.REBUILT: asked}
-    steps |= {setting.name: answers(setting.name) for setting in ablation.LADDER}
-    for name, found in steps.items():
+    rebuilt, before = values(rows, ablation.REBUILT), []
+    lines = [
+        ["the published solution, shreyash-99: its log", *asked, theirs["accuracy"], "1", ""],
+        [ablation.REBUILT, *asked, result(rebuilt), str(len(rebuilt)), ""],
+    ]
+    for name in [setting.name for setting in ablation.LADDER]:
         runs = values(rows, name)
-        lines.append([ablation.LABELS.get(name, name), *found, result(runs), str(len(runs))])
-    lines[-1][-2] = f"**{lines[-1][-2]}**"
+        change = f"{difference(runs, before)[0]:+.1f}".replace("-", "−") if before else ""
+        found = [*answers(name), result(runs), str(len(runs)), change]
+        lines.append([ablation.LABELS.get(name, name), *found])
+        before = runs
     header = ["network and training", "mixes", "sees (of 32):", "directions:"]
-    return table([*header, "test accuracy (%):", "runs:"], lines)
+    return table([*header, "test accuracy (%):", "runs:", "step:"], lines)
 
 
 def mended(others):
@@ -154,7 +158,7 @@ def parts(notebook):
         re.findall(r"\(([\d.]+)%\)", log)[-1],
     )
     rows, others = read(ablation.CSV), read(published.CSV)
-    header = ["test accuracy (%):", "training accuracy (%):", "minutes:", "machine"]
+    header = ["test accuracy (%), one run:", "training accuracy (%):", "minutes:", "machine"]
     return {
         "way": way(rows, others),
         "mended": mended(others),
