@@ -181,9 +181,11 @@ def draw(images=IMAGES):
     axes.plot(*zip(*dots.values()), "o", color="C7", markersize=11, label="public solutions")
     for name, place in NAMED.items():
         axes.annotate(name.split("/")[0], dots[name], place, textcoords="offset points")
-    for name, label in zip(TRAININGS, ["two of them, mended", None]):
-        runs = [row for row in read(MENDED) if row["repository"] == name]
+    mended = read(MENDED)
+    for name in dict.fromkeys(row["repository"] for row in mended):
+        runs = [row for row in mended if row["repository"] == name]
         mean = statistics.mean(float(row["accuracy"]) for row in runs)
+        label = f"{name.split('/')[0]}, mended"
         line = dots[name], (mean, height(runs[0]) + 1)
         axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none", label=label)
     answers, way = {row["name"]: row for row in read(untrained.CSV)}, []
