@@ -241,6 +241,7 @@ def test_on_a_full_disk_no_run_starts_and_no_row_is_lost(table, monkeypatch):
 PARENT = """
 import multiprocessing, pathlib, time, torch
 from experiments import harness
+torch.set_num_threads(2)
 def run(*_):
     print(f"{torch.get_num_threads()} thread", flush=True)
     time.sleep(60)
