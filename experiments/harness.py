@@ -257,6 +257,7 @@ def job(row):
 def start_worker():
     """A worker has one thread, and ends with its parent, however that ends."""
     torch.set_num_threads(1)
+    torch.set_flush_denormal(True)  # weight decay leaves numbers so small that they are slow
     watch = threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True)
     watch.start()
 

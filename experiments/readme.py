@@ -166,7 +166,7 @@ def parts(notebook):
         "mended": mended(others),
         "cube": cube(rows),
         "compare": compare(rows, ablation.VARIANTS),
-        "others": compare(rows, [ablation.OURS, ablation.STALLED, ablation.THROUGH_2]),
+        "others": compare(rows, ablation.OTHERS),
         "run": table(header, [[test, training, took[1], machine]]),
         "log": f"```text\n{log.strip()}\n```",
         "views": views(rows),

@@ -27,8 +27,8 @@ from experiments.harness import Setting, build, read, run_all, values
 CUBE = ablation.CUBE
 PAIRS = [*zip(ablation.LADDER, ablation.LADDER[1:]), (CUBE[0], ablation.FORMULA)]
 PAIRS += [(CUBE[i], CUBE[i + bit]) for bit in (1, 2, 4) for i in range(8) if not i & bit]
-PAIRS += [(ablation.OURS, other) for other in [*ablation.VARIANTS[3:], *ablation.OTHERS[:2]]]
-PAIRS += [(ablation.STALLED, other) for other in (ablation.RESIDUAL, ablation.OTHERS[2])]
+PAIRS += [(ablation.OURS, other) for other in [*ablation.VARIANTS[3:], *ablation.OTHERS[2:4]]]
+PAIRS += [(ablation.STALLED, other) for other in (ablation.RESIDUAL, ablation.OTHERS[4])]
 RATES = {"batch_size", "max_lr", "block_rate"}  # a batch wants its own rates
 
 
