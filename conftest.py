@@ -9,8 +9,8 @@ results = tempfile.TemporaryDirectory(prefix="ultimus-")
 for name in [*os.environ]:
     if name.startswith("TQDM_") or name == "MPLBACKEND":
         del os.environ[name]  # the log's bars are tested, and the notebook shows its figures
-os.environ.setdefault("CIFAR10_ROOT", f"{os.devnull}/cifar10")  # cannot exist: no download
 os.environ |= {
+    "CIFAR10_ROOT": f"{os.devnull}/cifar10",  # cannot exist: no download
     "ULTIMUS_OUTPUT": results.name,  # no test writes to the working folder
     "MATPLOTLIBRC": os.devnull,  # from here on: no settings of the user
     "IPYTHONDIR": f"{results.name}/ipython",
@@ -21,6 +21,6 @@ os.environ |= {
 
 def pytest_configure(config):
     """Name nbval's file in full: in pyproject.toml it would be relative to the working folder."""
-    if config.pluginmanager.hasplugin("nbval") and not config.option.nbval_sanitize_with:
+    if not config.option.nbval_sanitize_with:
         path = Path(__file__).with_name("tests") / "nbval_sanitize.cfg"
         config.option.nbval_sanitize_with = str(path)

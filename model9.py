@@ -121,7 +121,7 @@ class UltimusNet(nn.Module):
         if images.shape[1:] != (3, 32, 32) or not images.is_floating_point():
             got = f"got {images.dtype} images of shape {tuple(images.shape)}"
             raise ValueError(
-                f"{got}; UltimusNet wants normalised float images of shape (batch, 3, 32, 32)"
+                f"{got}; UltimusNet needs normalised float images of shape (batch, 3, 32, 32)"
             )
         return self.fc(self.blocks(self.features(images)))  # (B, 10)
 

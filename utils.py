@@ -137,7 +137,7 @@ def load_picture(path):
     """Read a picture's central square as the network's input, uint8 (1, 3, 32, 32).
 
     As a viewer shows it: upright, transparent pixels on white, its colour profile applied.
-    ValueError: no picture that Pillow can read, or one of more than 8 bits per channel.
+    ValueError: no picture that Pillow can read, or a grey one of more than 8 bits per channel.
     """
     with open(path, "rb") as file:
         try:
@@ -183,7 +183,7 @@ def random_crop(images, padding=4):
 
 
 def normalize(images):
-    """uint8 (B, 3, H, W) to float32, per channel of mean 0 and deviation 1 over CIFAR-10.
+    """uint8 (B, 3, H, W) to float32, per channel of mean 0 and standard deviation 1 over CIFAR-10.
 
     TypeError: not uint8.
     On a CPU the result is channels last, with which the network trains faster. On a GPU it is not:
@@ -191,7 +191,7 @@ def normalize(images):
     (https://github.com/pytorch/pytorch/issues/188344).
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f"got {images.dtype} images; normalize wants uint8 pixels from 0 to 255")
+        raise TypeError(f"got {images.dtype} images; normalize needs uint8 pixels from 0 to 255")
     mean, std = _statistics(images.device)
     memory_format = torch.channels_last if images.device.type == "cpu" else torch.contiguous_format
     return images.to(torch.float32, memory_format=memory_format).sub_(mean).div_(std)
@@ -324,7 +324,7 @@ def find_lr(model, batches, max_lr, block_rate, steps=100):
 
     losses = finder.history["loss"]
     if len(losses) <= 5 or not math.isfinite(losses[0]):  # the plot leaves out the last five
-        raise ValueError(f"the range test wants over five steps with finite losses, got {losses}")
+        raise ValueError(f"the range test needs over five steps with finite losses, got {losses}")
     figure, axes = plt.subplots()
     finder.plot(skip_start=0, show_lr=max_lr, ax=axes, suggest_lr=False)
     axes.set(
@@ -340,7 +340,7 @@ def train(model, device, batches, optimizer, scheduler, epoch):
 
     Returns (mean loss, accuracy in %).
 
-    Loss and accuracy are read at most four times per epoch: a reading in each step would make a GPU
+    Loss and accuracy are read at most five times per epoch: a reading in each step would make a GPU
     wait for Python. ``batches``: a ``Batches`` or a DataLoader. FloatingPointError: a loss was not
     finite.
     """
@@ -420,7 +420,7 @@ def fit(model, device, train_batches, test_batches, optimizer, scheduler, epochs
     before the first is asked for. ValueError: a scheduler that was used, or of other steps.
     """
     if scheduler.last_epoch:
-        raise ValueError("the scheduler has been used: make model, optimizer and scheduler anew")
+        raise ValueError("the scheduler has been used: make model, optimizer and scheduler again")
     steps = epochs * len(train_batches)
     if getattr(scheduler, "total_steps", steps) != steps:
         raise ValueError(f"the scheduler has {scheduler.total_steps} steps, the training {steps}")
@@ -461,7 +461,7 @@ Diagnosis = namedtuple("Diagnosis", "mixes sees directions")  # as in ``diagnose
 
 
 def _mixes(ask, images):
-    """Whether the logits of the image in the middle change when all others are drawn anew."""
+    """Whether the logits of the image in the middle change when all others are drawn again."""
     middle, others = len(images) // 2, 10 * torch.randn_like(images)
     others[middle] = images[middle]
     logits = ask(images)
@@ -530,10 +530,10 @@ def diagnose(model, images, features=None):
     Args:
         model: maps (N, C, H, W) to logits (N, classes).
         images: a few hundred normalised training images, (N, C, H, W).
-        features: maps ``images`` to the last feature map, (N, C, H, W), as ``model.stem`` does. If
-            it is not given, the map is searched for: the last in whose channels all places have the
-            same gradient, because their mean follows, or all but one, because their maximum does. A
-            branch whose weights start at zero counts only in a map that is searched for.
+        features: maps ``images`` to the last feature map, (N, C, H, W), as ``model.stem`` does,
+            on their device. If it is not given, the map is searched for: the last in whose channels
+            all places have the same gradient, because their mean follows, or all but one, because
+            their maximum does. A branch whose weights start at zero counts only in such a map.
 
     Returns:
         ``Diagnosis``:
@@ -542,21 +542,22 @@ def diagnose(model, images, features=None):
         side if the search finds no map, as in a ViT; a line says so). A GroupNorm, LayerNorm or
         squeeze-and-excitation lets it depend on all, though through a few numbers only;
         directions, in how many the logits of the images differ, at most the smaller number of
-        classes and images, less one: take the mean of each image's logits off, which the softmax
-        does not see, then the mean over the images. Singular values above 0.001 of the norm before
-        the last step count. BatchNorm uses the images' statistics. Few are known as rank collapse
-        (Dong et al. 2021, https://arxiv.org/abs/2103.03404). But a last layer that starts at zero
-        has none and may train well, and large biases in the last layer hide all.
+        classes and images, less one: the rank, once the mean of each image's logits, which the
+        softmax does not see, and then the mean over the images are subtracted. Singular values
+        above 0.001 of the norm before the last step count. BatchNorm uses the images' statistics.
+        Few are known as rank collapse (Dong et al. 2021, https://arxiv.org/abs/2103.03404). But a
+        last layer that starts at zero has none and may train well, and large biases in the last
+        layer hide all.
 
     Raises:
         ValueError: fewer than two images; images or logits of another shape; logits that are NaN or
             change in each call.
-        PyTorch's own error: the network casts to float32 itself, or wants one size of batch.
+        PyTorch's own error: the network casts to float32 itself, or needs one size of batch.
     """
     if images.ndim != 4 or len(images) < 2 or not images.is_floating_point():
         raise ValueError(
             f"got {images.dtype} of shape {tuple(images.shape)}; "
-            "diagnose wants normalised float images (N, C, H, W), two or more"
+            "diagnose needs normalised float images (N, C, H, W), two or more"
         )
 
     def ask(images):

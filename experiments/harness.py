@@ -190,7 +190,7 @@ def load():
     with quiet() as printed:
         data = utils.load_cifar10()
     if utils.on_stand_in():
-        raise RuntimeError(f"{printed.getvalue()}the experiments want the real CIFAR-10")
+        raise RuntimeError(f"{printed.getvalue()}the experiments need the real CIFAR-10")
     return data
 
 
@@ -238,7 +238,6 @@ def run(setting, seed, validation=False):
         train_accuracy=round(history[-1]["train_accuracy"], 2),
         accuracy=round(history[-1]["test_accuracy"], 2),
         mirrored=percent(scores(images) + scores(images.flip(3)), labels),
-        in_batches_of_8=percent(scores(images, 8), labels),
         one_by_one=percent(scores(images, 1), labels),
         sorted_by_class=percent(scores(images[order]), labels[order]),
         curve=" ".join(f"{row['test_accuracy']:.2f}" for row in history),

@@ -1,12 +1,12 @@
-"""Other solutions: where they end, what three questions say of them, and two of them mended.
+"""Other solutions: where they end, what three questions say of them, and two of them fixed.
 
     python -m experiments.published [FOLDER]
 
 published.csv has a row for each solution: the accuracy of its own log and its training, with the
 commit and the file that were read, and where its network stands. Given a FOLDER with clones,
 FOLDER/OWNER/NAME for each ``model_repository``, this asks the questions of ``utils.diagnose`` of
-all networks, untrained, and writes the answers into the table. Then it trains the two mended
-networks (hours on a CPU; mended.csv). That runs other people's code: the definitions in the files
+all networks, untrained, and writes the answers into the table. Then it trains the two fixed
+networks (hours on a CPU; fixed.csv). That runs other people's code: the definitions in the files
 that the table names. Then, or without a FOLDER, it draws images/published.png.
 """
 
@@ -30,7 +30,7 @@ from experiments.harness import EPOCHS, append, load, quiet, read, values, write
 
 CSV = Path(__file__).with_name("published.csv")
 IMAGES = Path(__file__).parents[1] / "images"
-MENDED = Path(__file__).with_name("mended.csv")
+FIXED = Path(__file__).with_name("fixed.csv")
 SEEDS = range(1, 4)
 DEFINITIONS = ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef
 DOT = 2.2  # the width of a dot on the accuracy axis, so that stacked dots touch
@@ -76,28 +76,28 @@ def ask(folder):
         for name, found in zip(utils.Diagnosis._fields, zip(*answers)):
             row[name] = " ".join(map(str, sorted(set(found))))
         print(row["repository"], *answers[0], flush=True)
-    write(CSV, rows)
+        write(CSV, rows)
 
 
 def halve(module):
-    """Mend what a place sees: a MaxPool2d(2) after a module."""
+    """Fix what a place sees: a MaxPool2d(2) after a module."""
     module.register_forward_hook(lambda _, inputs, out: F.max_pool2d(out, 2))
 
 
 def add_input(block):
-    """Mend the directions: x + block(x)."""
+    """Fix the directions: x + block(x)."""
     block.register_forward_hook(lambda _, inputs, out: inputs[0].view_as(out) + out)
 
 
-def mend_ajinkyakhadilkar(net):
-    """Two max-pools. Its own normalisation divides by other deviations than ours."""
+def fix_ajinkyakhadilkar(net):
+    """Two max-pools. Its own normalisation divides by other standard deviations than ours."""
     for part in (net.conv1, net.conv2):
         halve(part)
     ratio = torch.tensor(utils.STD) / torch.tensor([0.2023, 0.1994, 0.2010])
     net.register_forward_pre_hook(lambda _, inputs: inputs[0] * ratio.to(inputs[0])[:, None, None])
 
 
-def mend_abhyuditjain(net):
+def fix_abhyuditjain(net):
     """Two max-pools and x + block(x)."""
     for number in (2, 6):  # ReLU
         halve(net.conv_block[number])
@@ -120,14 +120,14 @@ CROP = functools.partial(transforms.RandomCrop, 32, 4)
 # ajinkyakhadilkar/pytorch-cifar-for-EVA at bd51135, and in the utils and transforms of
 # abhyuditjain/pytorch-models at 559ecfe
 LINEAR = dict(anneal_strategy="linear", div_factor=100, final_div_factor=1000)
-TRAININGS = {  # how to mend; batch size, weight decay, augmentation; the one-cycle policy
+TRAININGS = {  # how to fix; batch size, weight decay, augmentation; the one-cycle policy
     "ajinkyakhadilkar/EVA-8": (
-        mend_ajinkyakhadilkar,
+        fix_ajinkyakhadilkar,
         (128, 5e-4, each(CROP(), FLIP)),
         dict(max_lr=0.02, pct_start=0.2083),
     ),
     "abhyuditjain/eva-8": (
-        mend_abhyuditjain,
+        fix_abhyuditjain,
         (512, 0.0, each(CROP(padding_mode="reflect"), FLIP, HOLE)),
         dict(max_lr=0.01, pct_start=5 / 24, **LINEAR),
     ),
@@ -135,12 +135,12 @@ TRAININGS = {  # how to mend; batch size, weight decay, augmentation; the one-cy
 
 
 def train(folder, row, seed):
-    """Mend the network of a row, ask it and train it. A row of mended.csv."""
-    mend, (batch_size, weight_decay, augment), policy = TRAININGS[row["repository"]]
+    """Fix the network of a row, ask it and train it. A row of fixed.csv."""
+    fix, (batch_size, weight_decay, augment), policy = TRAININGS[row["repository"]]
     data, device = load(), utils.pick_device()
     torch.manual_seed(seed)
     net = network(folder, row)
-    mend(net)
+    fix(net)
     with quiet():
         answers = utils.diagnose(net, utils.normalize(data.train_images[:256]))
     training = utils.Batches(
@@ -170,7 +170,7 @@ def height(row):
 
 @plt.rc_context({"font.size": 13})
 def draw(images=IMAGES):
-    """Accuracies by the number of good answers: each solution, two of them mended, our way."""
+    """Accuracies by the number of good answers: each solution, two of them fixed, our way."""
     figure, axes = plt.subplots(figsize=(8, 5.5), layout="constrained")
     dots, stacks = {}, []
     for row in sorted(read(CSV), key=lambda row: -float(row["accuracy"])):
@@ -181,18 +181,18 @@ def draw(images=IMAGES):
     axes.plot(*zip(*dots.values()), "o", color="C7", markersize=11, label="public solutions")
     for name, place in NAMED.items():
         axes.annotate(name.split("/")[0], dots[name], place, textcoords="offset points")
-    mended = read(MENDED)
-    for name in dict.fromkeys(row["repository"] for row in mended):
-        runs = [row for row in mended if row["repository"] == name]
+    fixed, label = read(FIXED), "two of them, fixed"
+    for name in dict.fromkeys(row["repository"] for row in fixed):
+        runs = [row for row in fixed if row["repository"] == name]
         mean = statistics.mean(float(row["accuracy"]) for row in runs)
-        label = f"{name.split('/')[0]}, mended"
         line = dots[name], (mean, height(runs[0]) + 1)
         axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none", label=label)
+        label = ""  # the legend has one line for both
     answers, way = {row["name"]: row for row in read(untrained.CSV)}, []
     for setting in WAY:
         mean = statistics.mean(values(read(ablation.CSV), setting.name))
         way.append((mean, height(answers[setting.name])))
-    label = "one question mended after the other, then ours"
+    label = "one question fixed after the other, then ours"
     axes.plot(*zip(*way), "o-", color="C0", markersize=9, markerfacecolor="white", label=label)
     axes.plot(*way[-1], "*", color="C0", markersize=24)
     axes.set(xlim=(0, 95), xlabel="test accuracy (%)", ylim=(-1, 24))
@@ -201,7 +201,7 @@ def draw(images=IMAGES):
     axes.legend(loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     # its comment has what it shows, so that a test sees whether it is stale
-    shown = [text.get_text() for text in axes.texts]
+    shown = [text.get_text() for text in [*axes.texts, *axes.legend_.texts]]
     shown += [line.get_xydata().round(2).tolist() for line in axes.lines]
     figure.savefig(images / "published.png", metadata={"Comment": json.dumps(shown)})
     plt.close(figure)
@@ -211,9 +211,10 @@ def draw(images=IMAGES):
 if __name__ == "__main__":
     if sys.argv[1:]:
         ask(sys.argv[1])
-        done = {(row["repository"], row["seed"]) for row in read(MENDED)}
+        torch.set_num_threads(1)  # as in every training of a table
+        done = {(row["repository"], row["seed"]) for row in read(FIXED)}
         for seed in SEEDS:
             for row in read(CSV)[:2]:
                 if (row["repository"], str(seed)) not in done:
-                    append(MENDED, [train(sys.argv[1], row, seed)])
+                    append(FIXED, [train(sys.argv[1], row, seed)])
     draw()

@@ -29,7 +29,7 @@ PAIRS = [*zip(ablation.LADDER, ablation.LADDER[1:]), (CUBE[0], ablation.FORMULA)
 PAIRS += [(CUBE[i], CUBE[i + bit]) for bit in (1, 2, 4) for i in range(8) if not i & bit]
 PAIRS += [(ablation.OURS, other) for other in [*ablation.VARIANTS[3:], *ablation.OTHERS[2:4]]]
 PAIRS += [(ablation.STALLED, other) for other in (ablation.RESIDUAL, ablation.OTHERS[4])]
-RATES = {"batch_size", "max_lr", "block_rate"}  # a batch wants its own rates
+RATES = {"batch_size", "max_lr", "block_rate"}  # a batch size needs its own rates
 
 
 @pytest.mark.parametrize("before, after", PAIRS, ids=lambda setting: setting.name)
@@ -89,23 +89,31 @@ def test_what_takes_the_blocks_place_is_at_first_a_projection(setting, rank):
 
 
 @pytest.mark.parametrize(
-    "name, kinds, mirrored",
-    [("crop by 2 and flip", 2 * 25, 0.5), ("crop by 2", 25, 0), ("crop by 4", 81, 0)],
+    "draw, padding, share",
+    [
+        (utils.random_crop, 4, 0),
+        (harness.AUGMENTATIONS["crop by 2"], 2, 0),
+        (harness.AUGMENTATIONS["crop by 2 and flip"], 2, 0.5),
+    ],
 )
-def test_each_image_draws_its_own_crop_and_flip(name, kinds, mirrored):
-    image = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
-    image[:, :, 8:16, 8:12] = 255  # upper left
-    draws = harness.AUGMENTATIONS[name](image.expand(2000, -1, -1, -1))
-    assert len({draw.numpy().tobytes() for draw in draws}) == kinds
-    right = draws[:, 0, 4:20, 16:].any(2).any(1)
-    assert right.float().mean() == pytest.approx(mirrored, abs=0.1)
+def test_each_image_draws_its_own_crop_and_flip(draw, padding, share):
+    torch.manual_seed(0)
+    image, places = torch.randint(256, (3, 32, 32), dtype=torch.uint8), range(2 * padding + 1)
+    padded = F.pad(image, [padding] * 4, mode="reflect")
+    crops = [padded[:, y : y + 32, x : x + 32] for y in places for x in places]
+    plain = {crop.numpy().tobytes() for crop in crops}
+    mirrored = {crop.flip(2).numpy().tobytes() for crop in crops}
+    draws = [each.numpy().tobytes() for each in draw(image.repeat(2000, 1, 1, 1))]
+    assert {*draws} == (plain | mirrored if share else plain)
+    assert sum(each in mirrored for each in draws) / 2000 == pytest.approx(share, abs=0.1)
 
 
 def test_the_validation_split_is_the_same_5000_training_images():
     every = torch.arange(50_000)
     data = utils.Data(every, every, every[:9], every[:9])
-    (used, _), (held_out, _) = harness.splits(data, validation=True)
+    (used, labels), (held_out, _) = harness.splits(data, validation=True)
     assert torch.equal(torch.cat([used, held_out]).sort()[0], every)
+    assert torch.equal(used, labels)
     assert len(held_out) == 5_000 and held_out[:4].tolist() == [19260, 3355, 49230, 27606]
 
 
@@ -137,8 +145,8 @@ def test_a_training_is_prepared_as_its_setting_and_seed_say(tiny):
 
 def test_the_stand_in_is_refused(monkeypatch):
     monkeypatch.setattr(utils.CIFAR10, "replaced", True)
-    monkeypatch.setattr(utils, "load_cifar10", Mock())
-    with pytest.raises(RuntimeError, match="want the real CIFAR-10"):
+    monkeypatch.setattr(utils, "load_cifar10", lambda: print("no file"))
+    with pytest.raises(RuntimeError, match="no file\nthe experiments need the real CIFAR-10"):
         harness.load()
 
 
@@ -158,7 +166,7 @@ def test_a_row_tells_the_setting_the_history_and_the_accuracy_in_other_batches(t
         return utils.accuracy(scores, tiny.test_labels[order])
 
     def fit(model, device, batches, held_out, *_):
-        assert torch.equal(held_out.images, tiny.test_images)
+        assert torch.equal(held_out.images, tiny.test_images) and torch.initial_seed() == 3
         return HISTORY
 
     parts = harness.splits(tiny, validation=False)
@@ -171,8 +179,7 @@ def test_a_row_tells_the_setting_the_history_and_the_accuracy_in_other_batches(t
     images, order = tiny.test_images, tiny.test_labels.argsort(stable=True)
     both = scores(images).softmax(1) + scores(images.flip(3)).softmax(1)
     assert row["mirrored"] == percent(both) != percent(scores(images))
-    assert row["in_batches_of_8"] == percent(scores(images, 8))
-    assert row["one_by_one"] == percent(scores(images, 1)) != row["in_batches_of_8"]
+    assert row["one_by_one"] == percent(scores(images, 1))
     assert row["sorted_by_class"] == percent(scores(images[order]), order)
 
 
@@ -239,8 +246,9 @@ def test_on_a_full_disk_no_run_starts_and_no_row_is_lost(table, monkeypatch):
 
 
 PARENT = """
-import multiprocessing, pathlib, time, torch
+import multiprocessing, pathlib, signal, time, torch
 from experiments import harness
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background
 torch.set_num_threads(2)
 def run(*_):
     print(f"{torch.get_num_threads()} thread", flush=True)
@@ -305,13 +313,13 @@ def test_the_answers_of_all_seeds_are_written_into_the_table(clones, tiny, monke
     answers = lambda *_: utils.Diagnosis(False, torch.initial_seed(), 9)  # noqa: E731
     monkeypatch.setattr(utils, "diagnose", answers)
     monkeypatch.setattr(published, "CSV", clones / "published.csv")
-    harness.append(published.CSV, [ROW])
+    harness.append(published.CSV, [ROW, ROW])
     published.ask(clones)
-    (row,) = read(published.CSV)
+    _, row = read(published.CSV)
     assert (row["mixes"], row["sees"], row["directions"]) == ("False", "1 2 3", "9")
 
 
-def test_a_mended_network_is_asked_and_trained_as_its_table_says(clones, tiny, monkeypatch):
+def test_a_fixed_network_is_asked_and_trained_as_its_table_says(clones, tiny, monkeypatch):
     def fit(net, device, batches, held_out, optimizer, scheduler, epochs):
         (group,) = optimizer.param_groups
         assert (group["max_lr"], group["weight_decay"], epochs) == (0.02, 0.1, 24)
@@ -320,14 +328,21 @@ def test_a_mended_network_is_asked_and_trained_as_its_table_says(clones, tiny, m
         assert (batches.transform, torch.initial_seed()) == (torch.clone, 3)
         return HISTORY
 
-    def mend(net):
+    def fix(net):
         net.fc.weight.data.zero_()
 
-    training = mend, (50, 0.1, torch.clone), dict(max_lr=0.02)
+    training = fix, (50, 0.1, torch.clone), dict(max_lr=0.02)
     monkeypatch.setitem(published.TRAININGS, "a/b", training)
     monkeypatch.setattr(utils, "fit", fit)
     row = published.train(clones, ROW, 3)
     assert [*row.values()] == ["a/b", 3, False, 32, 0, 56.79]
+
+
+def test_the_fixed_networks_train_as_their_notebooks_say():
+    for row in read(published.CSV)[:2]:
+        _, (*numbers, _), policy = published.TRAININGS[row["repository"]]
+        found = [float(row[name]) for name in ("batch_size", "weight_decay", "max_lr")]
+        assert found == [*numbers, policy["max_lr"]]
 
 
 def test_each_image_of_a_batch_draws_its_own_augmentation():
@@ -335,7 +350,7 @@ def test_each_image_of_a_batch_draws_its_own_augmentation():
     assert len(draws.unique(dim=0)) == 2
 
 
-def test_the_mends_are_a_max_pool_and_a_residual():
+def test_the_fixes_are_a_max_pool_and_a_residual():
     conv, block = torch.nn.Conv2d(3, 4, 3), torch.nn.Linear(8, 8)
     images, x = torch.randn(2, 3, 10, 10), torch.randn(2, 8)
     expected = F.max_pool2d(conv(images), 2), x + block(x)
@@ -360,6 +375,9 @@ def test_the_committed_figure_shows_each_solution_at_its_accuracy_and_hides_none
     accuracies = sorted(float(row["accuracy"]) for row in read(published.CSV))
     assert sorted(dots.get_xdata()) == accuracies
     ticks = {tick.get_text(): tick.get_position()[1] for tick in axes.get_yticklabels()}
+    assert [*ticks] == ["none", "one", "two", "all three"]
+    assert axes.get_xlabel() == "test accuracy (%)"
+    assert [text.xy[0] for text in axes.texts] == [40.14, 64.43, 62.25]
     assert [way.get_ydata()[i] for i in (0, -1)] == [ticks["none"], ticks["all three"]]
     assert star.get_xdata() == pytest.approx(statistics.mean(values(read(ablation.CSV), "ours")))
     assert all(axes.viewLim.contains(*point) for line in axes.lines for point in line.get_xydata())
@@ -374,8 +392,9 @@ def test_a_committed_table_holds_every_run_of_its_script_and_no_other(module):
     assert sorted(str(harness.job(row)) for row in found) == sorted(map(str, module.JOBS))
 
 
-def test_every_network_was_asked_and_the_mended_ones_were_trained():
+def test_every_network_was_asked_and_the_fixed_ones_were_trained():
     names = [row["name"] for row in read(untrained.CSV)]
     assert names == [each.name for each in ablation.ORDER for _ in untrained.SEEDS]
-    runs = [(row["repository"], row["seed"]) for row in read(published.MENDED)]
-    assert runs and {*runs} <= {(name, seed) for name in published.TRAININGS for seed in "123"}
+    runs = [(row["repository"], row["seed"]) for row in read(published.FIXED)]
+    expected = [(name, seed) for name in published.TRAININGS for seed in "123"]
+    assert sorted(runs) == sorted(expected)

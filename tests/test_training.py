@@ -55,6 +55,7 @@ def test_the_schedule_at_the_published_settings_is_the_published_one():
         scheduler.step()
     published = [0.0014394972305, 0.0044250015944, 0.0028640640944, 0.0013031265944]
     assert rates[98 :: 6 * 98] == pytest.approx(published, abs=1e-12)  # of epoch 2, 8, 14, 20
+    assert optimizer.param_groups[0]["momentum"] == 0  # it is not cycled
 
 
 def test_fewer_than_six_steps_are_refused(net):
@@ -204,7 +205,7 @@ def test_fit_refuses_a_scheduler_that_does_not_fit_or_is_used(training):
     with pytest.raises(ValueError, match="the scheduler has 10 steps, the training 15"):
         next(utils.fit(*others, scheduler, 3))
     scheduler.step()
-    with pytest.raises(ValueError, match="make model, optimizer and scheduler anew"):
+    with pytest.raises(ValueError, match="make model, optimizer and scheduler again"):
         next(utils.fit(*training))
 
 
