@@ -14,7 +14,7 @@ from experiments.harness import Setting, run_all
 
 CSV = Path(__file__).with_name("ablation.csv")
 
-REBUILT = "the same, rebuilt exactly"  # of whose code the column "commit" tells
+REBUILT = "the same, rebuilt"  # of whose code the column "commit" tells
 OURS = Setting("ours")
 # Three questions, each answered badly or well: all eight networks. All else is the published
 # training without augmentation, PyTorch's initialisation and two max-pools.

@@ -197,7 +197,7 @@ def draw(images=IMAGES):
     axes.plot(*way[-1], "*", color="C0", markersize=24)
     axes.set(xlim=(0, 95), xlabel="test accuracy (%)", ylim=(-1, 24))
     axes.set_yticks([0, 11, 17, 21], ["none", "one", "two", "all three"])
-    axes.set_title("Good answers to the three questions", loc="left")
+    axes.set_title("Number of good answers (dots are stacked)", loc="left")
     axes.legend(loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     # its comment has what it shows, so that a test sees whether it is stale
