@@ -112,7 +112,7 @@ def test_where_no_pooled_map_is_found_a_line_says_so_and_the_user_can_name_it(ca
     assert "no pooled map" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 12, 20)])
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 20, 12)])
 def test_grey_and_oblong_images_are_fine(shape, capsys):
     layers = network(Conv2d(shape[0], 8, 7), mean, HEAD)
     assert utils.diagnose(layers, smooth(*shape)).sees == 7

@@ -274,9 +274,10 @@ def test_a_worker_has_one_thread_and_ends_at_once_with_its_parent(name):
 
 SOURCE = """
 import torch, a_package_that_is_missing
+from torch import nn
 WIDTH = 10
 print("a line that trains, and must not run", 1 / 0)
-class Net(torch.nn.Module):
+class Net(nn.Module):
     def __init__(self, width=WIDTH):
         super().__init__()
         self.fc = torch.nn.Linear(3072, width)

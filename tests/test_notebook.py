@@ -209,7 +209,7 @@ def start(tmp_path, monkeypatch):
 def test_a_run_on_cifar10_renews_the_notebook_and_the_weights(start):
     files, outputs, log = start("print('█')")
     assert (files, outputs) == ({"a.ipynb", "ultimus.pt"}, 1)
-    assert "This was a run on CIFAR-10" in log and "renewed" in log
+    assert "?\nThis was a run on CIFAR-10" in log and "renewed" in log
 
 
 def test_a_run_for_another_folder_leaves_the_repository_as_it_is(start, tmp_path, monkeypatch):
@@ -226,7 +226,7 @@ def test_a_run_on_the_stand_in_has_a_folder_of_its_own(start):
     )
     own = {"synthetic stand-in/a.ipynb", "synthetic stand-in/u.pt"}
     assert (files, outputs) == ({"a.ipynb", *own}, 0)
-    assert "This was no run on CIFAR-10" in log
+    assert "/synthetic stand-in, and only there" in log
 
 
 def test_a_notebook_that_was_changed_meanwhile_stays_as_it_is(start):
