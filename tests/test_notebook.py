@@ -207,9 +207,9 @@ def start(tmp_path, monkeypatch):
 
 
 def test_a_run_on_cifar10_renews_the_notebook_and_the_weights(start):
-    files, outputs, log = start("print('█')")
+    files, outputs, log = start("print('█ 1')")
     assert (files, outputs) == ({"a.ipynb", "ultimus.pt"}, 1)
-    assert "?\nThis was a run on CIFAR-10" in log and "renewed" in log
+    assert " 1\nThis was a run on CIFAR-10" in log and "renewed" in log
 
 
 def test_a_run_for_another_folder_leaves_the_repository_as_it_is(start, tmp_path, monkeypatch):
