@@ -58,6 +58,7 @@ def test_new_blocks_read_the_same_eight_orthonormal_directions_of_sum_zero(net):
         assert torch.equal(basis, net.blocks[0].key.weight)
         assert_close(basis @ basis.T, torch.eye(8))
         assert_close(basis.sum(1), torch.zeros(8))
+        assert not block.query.weight.any()
         assert len(block.query.bias.unique()) == 8  # rows of the map that start equal stay equal
         assert_close(block.query.bias.abs().mean(), torch.tensor(0.25))
     singular = torch.linalg.svdvals(net.fc.weight @ basis.T)  # of the last layer on them

@@ -116,5 +116,5 @@ def test_an_attention_map_is_that_of_its_image_with_the_queries_in_rows(net, sma
     (shown,) = axes.images
     torch.testing.assert_close(torch.tensor(shown.get_array()), maps[1].detach())
     assert shown.get_clim() == pytest.approx((0, 2 * 8**-1.5))  # uniform in its middle
-    net.blocks = torch.nn.Sequential()
+    del net.blocks[:]
     utils.plot_attention(net, images, LABELS)
