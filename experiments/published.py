@@ -181,13 +181,11 @@ def draw(images=IMAGES):
     axes.plot(*zip(*dots.values()), "o", color="C7", markersize=11, label="public solutions")
     for name, place in NAMED.items():
         axes.annotate(name.split("/")[0], dots[name], place, textcoords="offset points")
-    fixed, label = read(FIXED), "two of them, fixed"
-    for name in dict.fromkeys(row["repository"] for row in fixed):
-        runs = [row for row in fixed if row["repository"] == name]
+    for name, label in zip(TRAININGS, ["two of them, fixed", None]):
+        runs = [row for row in read(FIXED) if row["repository"] == name]
         mean = statistics.mean(float(row["accuracy"]) for row in runs)
         line = dots[name], (mean, height(runs[0]) + 1)
         axes.plot(*zip(*line), "o:", color="C7", markersize=11, markerfacecolor="none", label=label)
-        label = ""  # the legend has one line for both
     answers, way = {row["name"]: row for row in read(untrained.CSV)}, []
     for setting in WAY:
         mean = statistics.mean(values(read(ablation.CSV), setting.name))

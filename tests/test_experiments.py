@@ -105,7 +105,7 @@ def test_each_image_draws_its_own_crop_and_flip(draw, padding, share):
     mirrored = {crop.flip(2).numpy().tobytes() for crop in crops}
     draws = [each.numpy().tobytes() for each in draw(image.repeat(2000, 1, 1, 1))]
     assert {*draws} == (plain | mirrored if share else plain)
-    assert harness.AUGMENTATIONS["none"] is None
+    assert not harness.AUGMENTATIONS["none"]
     assert sum(each in mirrored for each in draws) / 2000 == pytest.approx(share, abs=0.1)
 
 
@@ -343,8 +343,8 @@ def test_a_fixed_network_is_asked_and_trained_as_its_table_says(clones, tiny, mo
 def test_the_fixed_networks_train_as_their_notebooks_say():
     for row in read(published.CSV)[:2]:
         _, (*numbers, _), policy = published.TRAININGS[row["repository"]]
-        found = [float(row[name]) for name in ("batch_size", "weight_decay", "max_lr")]
-        assert found == [*numbers, policy["max_lr"]]
+        told = "batch_size", "weight_decay", "max_lr"
+        assert [float(row[name]) for name in told] == [*numbers, policy["max_lr"]]
 
 
 def test_each_image_of_a_batch_draws_its_own_augmentation():
@@ -398,5 +398,4 @@ def test_every_network_was_asked_and_the_fixed_ones_were_trained():
     names = [row["name"] for row in read(untrained.CSV)]
     assert names == [each.name for each in ablation.ORDER for _ in untrained.SEEDS]
     runs = [(row["repository"], row["seed"]) for row in read(published.FIXED)]
-    expected = [(name, seed) for name in published.TRAININGS for seed in "123"]
-    assert sorted(runs) == sorted(expected)
+    assert sorted(runs) == sorted((name, seed) for name in published.TRAININGS for seed in "123")

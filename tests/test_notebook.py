@@ -63,17 +63,19 @@ def test_the_settings_of_the_notebook_are_those_of_the_experiments(cells):
     assert chosen == [EPOCHS, ours.batch_size, ours.max_lr, ours.block_rate]
 
 
-def test_a_renewal_of_the_pages_would_make_them_as_they_are(tmp_path, monkeypatch):
+def test_a_renewal_of_the_pages_would_make_them_as_they_are(notebook, tmp_path, monkeypatch):
     pages = [path.read_text("utf-8") for path in (NOTEBOOK, *READMES)]
-    copies = [tmp_path / name for name in "abc"]
+    for name in readme.parts(notebook):
+        assert f"<!-- {name} -->" in str(pages)
+    *copies, drawn = [tmp_path / name for name in "abcd"]
     for copy, page in zip(copies, pages):
         copy.write_text(page.replace("---:", "old"), "utf-8")
     monkeypatch.setattr(readme, "NOTEBOOK", copies[0])
     monkeypatch.setattr(readme, "READMES", copies[1:])
-    monkeypatch.setattr(published, "draw", (tmp_path / "drawn").touch)
+    monkeypatch.setattr(published, "draw", drawn.touch)
     readme.main()
     assert pages == [copy.read_text("utf-8") for copy in copies], "run python -m experiments.readme"
-    assert (tmp_path / "drawn").exists()
+    assert drawn.exists()
 
 
 def test_a_log_of_the_stand_in_or_of_fewer_epochs_reaches_no_page(notebook, cells):
